@@ -1,0 +1,1 @@
+"""Engines: generate text and score continuations. They know nothing of stages."""

@@ -1,0 +1,250 @@
+"""One experiment: the whole configuration as plain dataclasses, the pipeline it describes, and what is wrong with it.
+
+This is what Hydra composes (`groups.py`) and what Python users build themselves:
+
+    experiment = Experiment(principles=..., engine=HuggingFace(...))
+    run(pipeline(experiment), Store(Path("store")), context(experiment))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from selfalign import progress, resources
+from selfalign.engines.model import ModelSettings, model_folder, model_problems
+from selfalign.errors import SelfAlignError, did_you_mean
+from selfalign.evaluation.settings import EvaluationSettings
+from selfalign.evaluation.settings import problems as evaluation_problems
+from selfalign.identity import digest, plain, transient
+from selfalign.pipeline import Node
+from selfalign.principles import ExemplarSettings, PrincipleSettings
+from selfalign.prompts import Assistant
+from selfalign.stages.base import Context
+from selfalign.stages.engrave import Engrave
+from selfalign.stages.evaluate import SUBJECTS, Evaluate
+from selfalign.stages.merge import Merge
+from selfalign.stages.red_team import RedTeam
+from selfalign.stages.self_align import SelfAlign
+from selfalign.stages.self_instruct import SelfInstruct
+from selfalign.stages.verbose_clone import VerboseClone
+from selfalign.tracking import TrackingSettings
+from selfalign.tracking import problems as tracking_problems
+from selfalign.training.settings import TrainerSettings
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Which stages run."""
+
+    self_instruct: bool = True
+    """Stage 1a: the model writes its own prompts."""
+    tgrt: bool = True
+    """Stage 1b: topic-guided red-teaming."""
+    self_align: bool = True
+    """Stage 2: answers behind the principles."""
+    engrave: bool = True
+    """Stage 3: LoRA training on the answers."""
+    verbose_clone: bool = True
+    """Stage 4: long answers of the engraved model, and a second LoRA training on them."""
+    evaluate: bool = True
+    """Scores of every model that the run has."""
+    follow_first: bool = False
+    """Whether the verbose student starts from the engraved adapter instead of the base model (the reference: the base)."""
+    leave_out_unfit: bool = False
+    """Whether a stage whose prompt does not fit the model's context is left out, with what depends on it, instead of refused."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every setting of a run; each top-level key is a Hydra group or a plain value."""
+
+    name: str = "selfalign"
+    """Name of the experiment: the folder below `runs` and the W&B group."""
+    seed: int = 0
+    """Seed that every stage takes unless it has its own."""
+    store: str = transient("store")
+    """Folder of the artifacts; shared by all runs, so that they reuse one another's stages."""
+    runs: str = transient("runs")
+    """Folder of the run folders."""
+    texts: str = ""
+    """Folder below `principles/` that prompt texts and seeds come from; empty for selfalign's own."""
+    assistant: Assistant = field(default_factory=Assistant)
+    """Who the assistant is."""
+    principles: PrincipleSettings = field(default_factory=PrincipleSettings)
+    """The rules (group `principles=`)."""
+    exemplars: ExemplarSettings = field(default_factory=ExemplarSettings)
+    """The worked exemplars (group `exemplars=`)."""
+    stages: Stages = field(default_factory=Stages)
+    """Which stages run (group `stages=`)."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """The base model (group `model=`)."""
+    engine: Any = None
+    """How text is generated and scored (group `engine=`)."""
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    """Devices, strategy and precision of training (group `trainer=`)."""
+    self_instruct: SelfInstruct = field(default_factory=SelfInstruct)
+    """Stage 1a."""
+    red_team: RedTeam = field(default_factory=RedTeam)
+    """Stage 1b."""
+    merge: Merge = field(default_factory=Merge)
+    """Stage 1c."""
+    self_align: SelfAlign = field(default_factory=SelfAlign)
+    """Stage 2."""
+    engrave: Engrave = field(default_factory=Engrave)
+    """Stage 3."""
+    verbose_clone: VerboseClone = field(default_factory=VerboseClone)
+    """Stage 4, generation."""
+    verbose_engrave: Engrave = field(default_factory=Engrave)
+    """Stage 4, training."""
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    """What is scored and how (group `evaluation=`)."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings, metadata={"transient": True})
+    """Where runs are logged (group `tracking=`)."""
+
+
+def run_id(experiment: Experiment) -> str:
+    """`<name>-<8 hex>`: the same settings give the same run folder, whatever they are stored in and wherever they run."""
+    return f"{experiment.name}-{digest(plain(experiment))[:8]}"
+
+
+def context(experiment: Experiment, *, quiet: bool = False) -> Context:
+    """What the stages of this experiment share; loads nothing yet."""
+    shown = {} if quiet else {"progress": progress.shown}
+    return Context(
+        engine=experiment.engine,
+        trainer=experiment.trainer,
+        model_folder=lambda: model_folder(experiment.model),
+        **shown,
+    )
+
+
+def pipeline(experiment: Experiment) -> dict[str, Node]:
+    """The nodes of this experiment, whatever is wrong with them; `problems` says what is."""
+    on, nodes = experiment.stages, {}
+    sources = {}
+    if on.self_instruct:
+        nodes["instructions"] = Node(experiment.self_instruct)
+        sources["self_instruct"] = "instructions"
+    if on.tgrt:
+        nodes["red_team"] = Node(experiment.red_team)
+        sources["red_team"] = "red_team"
+    if sources or experiment.merge.file:
+        nodes["prompts"] = Node(experiment.merge, sources)
+    if on.self_align:
+        nodes["responses"] = Node(experiment.self_align, {"prompts": "prompts"})
+    if on.engrave:
+        nodes["engraved"] = Node(experiment.engrave, {"responses": "responses"})
+    if on.verbose_clone:
+        nodes["verbose_responses"] = Node(experiment.verbose_clone, {"prompts": "prompts", "adapter": "engraved"})
+        start = {"adapter": "engraved"} if on.follow_first else {}
+        nodes["cloned"] = Node(experiment.verbose_engrave, {"responses": "verbose_responses", **start})
+    if on.evaluate:
+        nodes |= _evaluations(experiment)
+    return nodes
+
+
+def _evaluations(experiment: Experiment) -> dict[str, Node]:
+    on, nodes = experiment.stages, {}
+    trained = {"engraved": on.engrave, "cloned": on.verbose_clone}
+    for subject in experiment.evaluation.subjects:
+        if not trained.get(subject, True):
+            continue
+        stage = Evaluate(
+            settings=experiment.evaluation,
+            subject=subject,
+            texts=experiment.texts,
+            assistant=experiment.assistant,
+            # Rules and exemplars matter to the prompted base alone: the other scores are shared between arms.
+            prompted=experiment.self_align if subject == "prompted" else None,
+        )
+        nodes[f"scores_{subject}"] = Node(stage, {"adapter": subject} if subject in trained else {})
+    return nodes
+
+
+def fitting(experiment: Experiment, nodes: dict[str, Node]) -> tuple[dict[str, Node], dict[str, str]]:
+    """The nodes that can run with this model, and why each of the others is left out.
+
+    Only a prompt that is too long for the model's context makes a stage unfit here, and only where
+    `stages.leave_out_unfit` asks for it; all other problems stay problems.
+    """
+    if not experiment.stages.leave_out_unfit:
+        return nodes, {}
+    shared = context(experiment, quiet=True)
+    left_out: dict[str, str] = {}
+    for name, node in nodes.items():
+        unfit = [problem for problem in node.stage.problems(shared) if "stages=fitting" in problem]
+        if unfit:
+            left_out[name] = unfit[0]
+    changed = True
+    while changed:
+        changed = False
+        for name, node in nodes.items():
+            gone = [source for source in node.inputs.values() if source in left_out]
+            needed = [source for role, source in node.inputs.items() if role in node.stage.READS and source in left_out]
+            everything = bool(node.inputs) and len(gone) == len(node.inputs) and not experiment.merge.file
+            if name not in left_out and (needed or everything):
+                left_out[name] = f"reads {', '.join(gone)}, which is left out"
+                changed = True
+    kept = {
+        name: replace(node, inputs={role: source for role, source in node.inputs.items() if source not in left_out})
+        for name, node in nodes.items()
+        if name not in left_out
+    }
+    return kept, left_out
+
+
+def problems(experiment: Experiment) -> list[str]:
+    """Everything that is wrong with an experiment, found before any model is loaded; empty where nothing is."""
+    found = [f"model: {problem}" for problem in model_problems(experiment.model)]
+    found += _wiring_problems(experiment)
+    found += [f"tracking: {problem}" for problem in tracking_problems(experiment.tracking)]
+    found += [f"evaluation: {problem}" for problem in evaluation_problems(experiment.evaluation)]
+    found += [
+        f"evaluation.subjects: expected some of {', '.join(SUBJECTS)}, found '{name}'{did_you_mean(name, SUBJECTS)}"
+        for name in experiment.evaluation.subjects
+        if name not in SUBJECTS
+    ]
+    found += [
+        f"{key}: expected a name without '/' that does not start with a dot, found '{getattr(experiment, key)}'"
+        for key in ("name",)
+        if not experiment.name or "/" in experiment.name or experiment.name.startswith(".")
+    ]
+    if any(problem.startswith("model:") for problem in found):
+        # Without a model there is no tokenizer to measure prompts with; the stages would only repeat the same complaint.
+        return list(dict.fromkeys(found))
+    found += [f"engine: {problem}" for problem in experiment.engine.problems()]
+    nodes = pipeline(experiment)
+    kept, _ = fitting(experiment, nodes)
+    shared = context(experiment, quiet=True)
+    for node in kept.values():
+        try:
+            found += node.stage.problems(shared)
+        except SelfAlignError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def _wiring_problems(experiment: Experiment) -> list[str]:
+    """Stages that are on although what they read is switched off."""
+    on, found = experiment.stages, []
+    if (on.self_align or on.verbose_clone) and not (on.self_instruct or on.tgrt or experiment.merge.file):
+        found.append(
+            "stages: self_align and verbose_clone read prompts, but self_instruct and tgrt are both off; switch one of them "
+            "on or give merge.file=<JSONL of instructions>"
+        )
+    if on.engrave and not on.self_align:
+        found.append("stages.engrave: it reads the responses of self_align, which is off; switch both on or both off")
+    if on.verbose_clone and not on.engrave:
+        found.append("stages.verbose_clone: it reads the adapter of engrave, which is off; switch both on, or use stages=no_cloning")
+    if on.follow_first and not on.verbose_clone:
+        found.append("stages.follow_first: it concerns verbose_clone, which is off; switch both on or both off")
+    if not any(getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit")):
+        found.append("stages: every stage is off, so there is nothing to do; switch one on")
+    return found
+
+
+def roots_text() -> str:
+    """The folders that configs and texts are looked for in, for error messages."""
+    return ", ".join(str(Path(root)) for root in resources.roots())

@@ -1,0 +1,137 @@
+"""Filters as small functions: a text in, a reason code out where it must go, an empty string where it may stay.
+
+Thresholds are arguments; their published values are the defaults of the stages that call them. Sources: IBM/Dromedary,
+branch dromedary_v1, `generate_vanilla_instruction.py` (instructions) and `merge_and_fileter_self_align_with_dummy.py`
+(responses), with changes stated at each function.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from rapidfuzz import process
+from rapidfuzz.distance import Indel
+
+# ----------------------------------------------------------------------------------------------------- instructions
+
+
+def word_count(text: str, min_words: int, max_words: int) -> str:
+    """`too_few_words` or `too_many_words` (split at white space)."""
+    count = len(text.split())
+    return "too_few_words" if count < min_words else "too_many_words" if count > max_words else ""
+
+
+@cache
+def _whole_words(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, words)) + r")\b", re.IGNORECASE)
+
+
+def forbidden_word(text: str, words: Iterable[str]) -> str:
+    """`forbidden_word` where one of `words` occurs as a whole word, in any case (things a text model cannot do)."""
+    chosen = tuple(words)
+    return "forbidden_word" if chosen and _whole_words(chosen).search(text) else ""
+
+
+def first_character(text: str) -> str:
+    """`starts_with_punctuation` (ASCII punctuation) or `starts_non_ascii`."""
+    if text[:1] in string.punctuation:
+        return "starts_with_punctuation" if text else "empty"
+    return "" if text[0].isascii() else "starts_non_ascii"
+
+
+def rouge_tokens(text: str) -> list[str]:
+    """Tokens of rouge_score's default tokenizer without stemming: lower case, runs of a-z and 0-9."""
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def rouge_l(left: Sequence[str], right: Sequence[str]) -> float:
+    """ROUGE-L F (beta 1) of two token sequences, 0..1; equal to rouge_score's up to rounding."""
+    return Indel.normalized_similarity(left, right) if left and right else 0.0
+
+
+class Novelty:
+    """A growing pool of instructions that a new one must not resemble.
+
+    Each distinct token becomes one character, so that ROUGE-L F is the normalised Indel similarity of two strings and
+    the compiled library compares a candidate with the whole pool in one call.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self._characters: dict[str, str] = {}
+        self._pool: list[str] = []
+
+    def _encode(self, text: str) -> str:
+        # Private-use planes only: no surrogates, and room for 130,000 distinct tokens before wrapping into others.
+        return "".join(
+            self._characters.setdefault(token, chr(0xF0000 + len(self._characters))) for token in rouge_tokens(text)
+        )
+
+    def add(self, text: str) -> None:
+        """Put an instruction into the pool."""
+        self._pool.append(self._encode(text))
+
+    def reason(self, text: str) -> str:
+        """`too_similar` where ROUGE-L F with any instruction of the pool is above the threshold."""
+        encoded = self._encode(text)
+        if not encoded:
+            return "too_similar"
+        nearest = process.extractOne(
+            encoded, self._pool, scorer=Indel.normalized_similarity, score_cutoff=self.threshold
+        )
+        # A similarity that equals the threshold passes; 1e-9 absorbs the rounding of the division.
+        return "too_similar" if nearest is not None and nearest[1] > self.threshold + 1e-9 else ""
+
+
+# -------------------------------------------------------------------------------------------------------- responses
+
+
+def too_short(text: str, min_characters: int) -> str:
+    """`empty` or `too_short` (characters)."""
+    return "empty" if not text.strip() else "too_short" if len(text) < min_characters else ""
+
+
+def contains_marker(text: str, markers: Iterable[str]) -> str:
+    """`contains_marker` where the answer holds a piece of the prompt's layout: the model ran on into another turn."""
+    return "contains_marker" if any(marker.strip() in text for marker in markers if marker.strip()) else ""
+
+
+def repetition(text: str, max_repeats: int) -> str:
+    """`repetition` where the text runs in a circle: some stretch of 3 to 24 words stands more than `max_repeats` times in a row.
+
+    Only immediate repeats count, so code, refrains and numbered lists pass (the reference cuts a text at any clause that
+    occurs twice).
+    """
+    words = text.split()
+    for size in range(3, 25):
+        run = 0
+        for index in range(size, len(words)):
+            run = run + 1 if words[index] == words[index - size] else 0
+            if run >= size * max_repeats:
+                return "repetition"
+    return ""
+
+
+class ExemplarCopies:
+    """Finds answers copied from the worked exemplars: stands for the reference's list of words from its own exemplars."""
+
+    def __init__(self, exemplar_answers: Iterable[str], ngram_words: int) -> None:
+        self.size = ngram_words
+        self._grams = {gram for answer in exemplar_answers for gram in self._ngrams(answer)}
+
+    def _ngrams(self, text: str) -> list[tuple[str, ...]]:
+        words = rouge_tokens(text)
+        return [tuple(words[index : index + self.size]) for index in range(len(words) - self.size + 1)]
+
+    def reason(self, text: str, question: str) -> str:
+        """`exemplar_copy` where the answer shares an n-gram with an exemplar's answer that is not in its own question."""
+        own = set(self._ngrams(question))
+        return "exemplar_copy" if any(gram in self._grams and gram not in own for gram in self._ngrams(text)) else ""
+
+
+def first_reason(reasons: Iterable[str]) -> str:
+    """The first reason that is not empty, or an empty string."""
+    return next((reason for reason in reasons if reason), "")

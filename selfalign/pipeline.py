@@ -1,0 +1,158 @@
+"""The pipeline: named stages and what each reads; planned, run, resumed and reused by content.
+
+A node's artifact is `<Stage>-<version>-<hash>`, the hash covering the stage's identity (settings, texts, model) and the
+names of the artifacts it reads. Names are therefore known before anything runs, and a change anywhere renames exactly
+what depends on it.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfalign.artifacts import Artifact, Outcome, Store
+from selfalign.errors import ConfigError, SelfAlignError, did_you_mean
+from selfalign.identity import digest
+from selfalign.stages.base import Context, Stage
+
+
+@dataclass(frozen=True)
+class Node:
+    """One result of the pipeline: the stage that makes it, and which node fills each of the stage's roles."""
+
+    stage: Stage
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Role of the stage -> name of the node it reads."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A node with the name its artifact has or will have."""
+
+    name: str
+    node: Node
+    artifact: str
+    description: Mapping[str, Any]
+    """What goes into the artifact's name: stage, version, identity, inputs."""
+    is_published: bool
+
+
+@dataclass
+class NodeResult:
+    """What became of a node in one run."""
+
+    stage: str
+    artifact: str
+    path: str
+    status: str
+    """`computed`, `reused`, `failed`, or `blocked` by a failed input."""
+    why: str = ""
+    """The error of a failed node, or the input that blocked it."""
+    seconds: float = 0.0
+    """Time this run spent on it."""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def as_nodes(pipeline: Mapping[str, Stage | Node]) -> dict[str, Node]:
+    """The pipeline with every bare stage wired to the nodes that bear its roles' names.
+
+    Raises ConfigError, with all problems at once, for an input that is no node, a role that is not filled, or a cycle.
+    """
+    nodes: dict[str, Node] = {}
+    problems: list[str] = []
+    for name, item in pipeline.items():
+        if not isinstance(item, Node):
+            roles = [role for role in (*item.READS, *item.OPTIONAL) if role in pipeline or role in item.READS]
+            item = Node(item, {role: role for role in roles})
+        nodes[name] = item
+        for role, source in item.inputs.items():
+            if role not in (*item.stage.READS, *item.stage.OPTIONAL):
+                allowed = ", ".join((*item.stage.READS, *item.stage.OPTIONAL)) or "nothing"
+                problems.append(f"node '{name}' fills the role '{role}', which its stage does not read (it reads {allowed})")
+            if source not in pipeline:
+                near = did_you_mean(source, pipeline)
+                problems.append(f"node '{name}' reads '{source}', which is no node{near} (nodes: {', '.join(pipeline)})")
+        for role in item.stage.READS:
+            if role not in item.inputs:
+                problems.append(f"node '{name}' needs an input for the role '{role}', and no node fills it")
+    if not problems:
+        try:
+            order = graphlib.TopologicalSorter({n: set(node.inputs.values()) for n, node in nodes.items()}).static_order()
+            return {name: nodes[name] for name in order}
+        except graphlib.CycleError as error:
+            problems.append(f"nodes read one another in a circle: {' -> '.join(error.args[1])}")
+    raise ConfigError(problems)
+
+
+def plan(pipeline: Mapping[str, Stage | Node], store: Store, context: Context) -> dict[str, Planned]:
+    """Every node with its artifact's name, in an order in which they can run; computes nothing."""
+    planned: dict[str, Planned] = {}
+    for name, node in as_nodes(pipeline).items():
+        kind = type(node.stage).__name__
+        inputs = {role: planned[source].artifact for role, source in sorted(node.inputs.items())}
+        description = {
+            "stage": kind,
+            "version": node.stage.VERSION,
+            "identity": node.stage.identity(context),
+            "inputs": inputs,
+        }
+        artifact = f"{kind}-{node.stage.VERSION}-{digest(description)[:12]}"
+        planned[name] = Planned(name, node, artifact, description, store.is_published(artifact))
+    return planned
+
+
+def run(
+    pipeline: Mapping[str, Stage | Node],
+    store: Store,
+    context: Context,
+    on_node: Callable[[str, NodeResult | None], None] = lambda name, result: None,
+) -> dict[str, NodeResult]:
+    """Run every node that is not in the store yet; what does not depend on a failed node still runs.
+
+    `on_node(name, None)` is called before a node, `on_node(name, result)` after it. Only errors that selfalign raises on
+    purpose become a failed node; anything else is a mistake in the code and propagates, as does KeyboardInterrupt.
+    """
+    results: dict[str, NodeResult] = {}
+    artifacts: dict[str, Artifact] = {}
+    for name, item in plan(pipeline, store, context).items():
+        result = NodeResult(type(item.node.stage).__name__, item.artifact, str(store.path(item.artifact)), "blocked")
+        missing = [source for source in item.node.inputs.values() if source not in artifacts]
+        on_node(name, None)
+        started = time.monotonic()
+        if missing:
+            result.why = f"reads {', '.join(missing)}, which did not come about"
+        else:
+            try:
+                artifact, computed = _artifact(item, artifacts, store, context)
+            except SelfAlignError as error:
+                result.status, result.why = "failed", str(error)
+            else:
+                artifacts[name] = artifact
+                result.status = "computed" if computed else "reused"
+                result.counts, result.metrics = artifact.manifest["counts"], artifact.manifest["metrics"]
+        result.seconds = round(time.monotonic() - started, 3)
+        results[name] = result
+        on_node(name, result)
+    return results
+
+
+def _artifact(
+    item: Planned, artifacts: Mapping[str, Artifact], store: Store, context: Context
+) -> tuple[Artifact, bool]:
+    if (found := store.find(item.artifact)) is not None:
+        return found, False
+    inputs = {role: artifacts[source] for role, source in item.node.inputs.items()}
+
+    def work(out: Path) -> Outcome:
+        return item.node.stage.run(inputs, out, context)
+
+    def on_wait() -> None:
+        with context.progress(f"{item.name}: another process is computing it; waiting", 0, "") as progress:
+            progress(0)
+
+    return store.compute(item.artifact, item.description, work, on_wait)

@@ -1,0 +1,303 @@
+"""Principles and exemplars: data files in, the rules and worked examples of one ablation arm out.
+
+A principle is a file `principles/<id>.yaml`; an exemplar is a file `principles/exemplars/<id>.yaml` that cites
+principles by id. Numbers exist only once a set is resolved, so that removing a rule renumbers everything that cites
+it. Sets and their order are Hydra choices (`conf/principles/`, `conf/exemplars/`). Rules and exemplars follow
+Sun et al. 2023 (arXiv:2305.03047), section 3.2 and appendix; the wording is ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import yaml
+
+from selfalign import resources
+from selfalign.errors import ConfigError, DataError, unknown
+
+
+class Scope(StrEnum):
+    """What leaves the prompt together with a dropped principle."""
+
+    rule = "rule"
+    """Only its line: exemplars go on citing it by the number it had (the naive ablation, confounded)."""
+    citations = "citations"
+    """Its line and its citations in the exemplars' thoughts."""
+    exemplars = "exemplars"
+    """Its line, and every exemplar that cites it."""
+    placebo = "placebo"
+    """Its line is replaced by a neutral one of as many words; its citations go."""
+
+
+class Numbering(StrEnum):
+    """How the rules that stay are numbered."""
+
+    renumber = "renumber"
+    """1, 2, 3, ... without a gap."""
+    keep = "keep"
+    """Each keeps the number it has in the whole set; a dropped one leaves a gap."""
+
+
+@dataclass(frozen=True)
+class PrincipleSettings:
+    """Which principles the model is shown, in which order, and what goes with a dropped one."""
+
+    ids: list[str] = field(default_factory=list)
+    """The whole set, in order: ids of files in `principles/`."""
+    folder: str = ""
+    """Folder below `principles/` that the files are in; empty for selfalign's own."""
+    drop: list[str] = field(default_factory=list)
+    """Principles of the set to leave out: the ablation."""
+    add: list[str] = field(default_factory=list)
+    """Principles to put behind the set."""
+    scope: Scope = Scope.citations
+    """What leaves the prompt together with a dropped principle."""
+    numbering: Numbering = Numbering.renumber
+    """How the remaining rules are numbered."""
+
+
+@dataclass(frozen=True)
+class ExemplarSettings:
+    """Which worked exemplars the model is shown, in which order."""
+
+    ids: list[str] = field(default_factory=list)
+    """Ids of files in `principles/exemplars/`, in order."""
+    folder: str = ""
+    """Folder below `principles/` whose `exemplars/` holds the files; empty for selfalign's own."""
+    drop: list[str] = field(default_factory=list)
+    """Exemplars of the set to leave out."""
+
+
+@dataclass(frozen=True)
+class Principle:
+    """One principle as its file states it."""
+
+    id: str
+    number: int
+    """Its number in the reference; a rendered number comes from the set, not from here."""
+    name: str
+    """Short name that thoughts cite."""
+    text: str
+    """The rule, with {assistant} for the assistant's name and {cutoff} for the end of its knowledge."""
+    source: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One numbered line of a resolved set."""
+
+    id: str
+    number: int
+    name: str
+    text: str
+    is_placebo: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question of an exemplar, with thoughts and answer."""
+
+    user: str
+    remark: str
+    """What the thoughts say about the question, before the citations."""
+    cites: tuple[str, ...]
+    """Ids of the principles that the thoughts cite, in order."""
+    answer: str
+    thoughts_format: str = ""
+    """Overrides the layout's format of the thoughts; empty for the layout's."""
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """One worked conversation."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    source: str
+    closing: str = ""
+    """Overrides the layout's line that ends a conversation; empty for the layout's."""
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """A resolved arm: the rules as shown, and the numbers that dropped ones would have had."""
+
+    rules: tuple[Rule, ...]
+    dropped: tuple[Rule, ...]
+    scope: Scope
+
+    def by_id(self) -> dict[str, Rule]:
+        """Rules that are really there (no placebo), by id."""
+        return {rule.id: rule for rule in self.rules if not rule.is_placebo}
+
+
+def slug(name: str) -> str:
+    """`Multi-aspect` -> `multi_aspect`: how ids are written, and how a misspelt one is compared."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _load(relative: str) -> dict[str, Any]:
+    path = resources.find(relative)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: expected YAML, found a mistake: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a mapping of fields, found {type(content).__name__}")
+    return content
+
+
+def _checked(relative: str, content: dict[str, Any], allowed: Iterable[str], needed: Iterable[str]) -> None:
+    problems = [unknown("field", key, allowed) for key in content if key not in allowed]
+    problems += [f"field '{key}' is missing" for key in needed if content.get(key) in (None, "")]
+    if problems:
+        raise DataError(f"{relative}: " + "; ".join(problems))
+
+
+def below(folder: str) -> str:
+    """The resource path of a principles folder: `principles` or `principles/<folder>`."""
+    return f"principles/{folder}" if folder else "principles"
+
+
+def load_principle(principle_id: str, folder: str = "") -> Principle:
+    """One principle from its file. Raises ConfigError for an unknown id, DataError for a bad file."""
+    relative = f"{below(folder)}/{principle_id}.yaml"
+    content = _load(relative)
+    fields = ("id", "number", "name", "text", "source")
+    _checked(relative, content, fields, fields)
+    if content["id"] != principle_id:
+        raise DataError(f"{relative}: expected id '{principle_id}' as in the file's name, found '{content['id']}'")
+    return Principle(**{key: content[key] for key in fields})
+
+
+def load_exemplar(exemplar_id: str, folder: str = "") -> Exemplar:
+    """One exemplar from its file. Raises ConfigError for an unknown id, DataError for a bad file."""
+    relative = f"{below(folder)}/exemplars/{exemplar_id}.yaml"
+    content = _load(relative)
+    _checked(relative, content, ("id", "turns", "source", "closing"), ("id", "turns", "source"))
+    turns = []
+    for number, turn in enumerate(content["turns"], start=1):
+        allowed = ("user", "remark", "cites", "answer", "thoughts_format")
+        _checked(f"{relative} turn {number}", turn, allowed, ("user", "remark", "answer"))
+        turns.append(Turn(**{**turn, "cites": tuple(turn.get("cites") or ())}))
+    return Exemplar(content["id"], tuple(turns), content["source"], content.get("closing") or "")
+
+
+def available(folder: str = "") -> list[str]:
+    """Ids of all principles in a folder, over all roots."""
+    return resources.names(below(folder), ".yaml")
+
+
+def available_exemplars(folder: str = "") -> list[str]:
+    """Ids of all exemplars in a folder, over all roots."""
+    return resources.names(f"{below(folder)}/exemplars", ".yaml")
+
+
+def _match(found: str, allowed: Iterable[str]) -> str | None:
+    """The id that a user meant by `multi-aspect` or `Step by step`; None where none matches."""
+    return next((name for name in allowed if slug(name) == slug(found)), None)
+
+
+def problems(settings: PrincipleSettings) -> list[str]:
+    """What is wrong with a choice of principles: unknown, doubled, or dropped without being there."""
+    found: list[str] = []
+    existing = available(settings.folder)
+    for key in ("ids", "add"):
+        found += [
+            f"principles.{key}: {unknown('principle', name, existing)}"
+            for name in getattr(settings, key)
+            if _match(name, existing) is None
+        ]
+    whole = [_match(name, existing) or name for name in (*settings.ids, *settings.add)]
+    found += [
+        f"principles.ids: expected each principle once, found '{name}' twice; remove one"
+        for name in sorted({name for name in whole if whole.count(name) > 1})
+    ]
+    for name in settings.drop:
+        if _match(name, whole) is None:
+            allowed = whole if _match(name, existing) is None else None
+            detail = (
+                unknown("principle", name, allowed)
+                if allowed
+                else f"'{name}' is not in the chosen set (it has: {', '.join(whole) or 'no principle'})"
+            )
+            found.append(f"principles.drop: {detail}")
+    return found
+
+
+def exemplar_problems(settings: ExemplarSettings) -> list[str]:
+    """What is wrong with a choice of exemplars."""
+    existing = available_exemplars(settings.folder)
+    found = [
+        f"exemplars.ids: {unknown('exemplar', name, existing)}"
+        for name in settings.ids
+        if _match(name, existing) is None
+    ]
+    found += [
+        f"exemplars.drop: {unknown('exemplar', name, settings.ids)}"
+        for name in settings.drop
+        if _match(name, settings.ids) is None
+    ]
+    return found
+
+
+_NEUTRAL = (
+    "{assistant} and the user write to each other in turns, and every message is made of words, "
+    "sentences and sometimes lines that stand one below the other on the page that both of them read."
+).split()
+
+
+def _placebo(text: str) -> str:
+    """A neutral line of as many words as `text`, which asks for nothing."""
+    count = len(text.split())
+    words = [_NEUTRAL[index % len(_NEUTRAL)] for index in range(count)]
+    return " ".join(words).rstrip(".,") + "."
+
+
+def resolve(settings: PrincipleSettings) -> RuleSet:
+    """The numbered rules of an arm. Raises ConfigError with every problem of the choice at once."""
+    if found := problems(settings):
+        raise ConfigError(found)
+    existing = available(settings.folder)
+    whole = [_match(name, existing) or name for name in (*settings.ids, *settings.add)]
+    dropped_ids = {_match(name, whole) for name in settings.drop}
+    rules: list[Rule] = []
+    dropped: list[Rule] = []
+    for original, principle_id in enumerate(whole, start=1):
+        principle = load_principle(principle_id, settings.folder)
+        number = original if settings.numbering is Numbering.keep else len(rules) + 1
+        if principle_id not in dropped_ids:
+            rules.append(Rule(principle_id, number, principle.name, principle.text))
+            continue
+        dropped.append(Rule(principle_id, original, principle.name, principle.text))
+        if settings.scope is Scope.placebo:
+            rules.append(Rule(principle_id, number, "note", _placebo(principle.text), is_placebo=True))
+    return RuleSet(tuple(rules), tuple(dropped), settings.scope)
+
+
+def resolve_exemplars(settings: ExemplarSettings, rule_set: RuleSet) -> tuple[Exemplar, ...]:
+    """The exemplars of an arm: under scope `exemplars`, those that cite a dropped principle are left out.
+
+    Raises ConfigError with every problem of the choice at once.
+    """
+    if found := exemplar_problems(settings):
+        raise ConfigError(found)
+    existing = available_exemplars(settings.folder)
+    dropped = {_match(name, settings.ids) for name in settings.drop}
+    chosen = [load_exemplar(_match(name, existing) or name, settings.folder) for name in settings.ids if name not in dropped]
+    if rule_set.scope is not Scope.exemplars:
+        return tuple(chosen)
+    gone = {rule.id for rule in rule_set.dropped}
+    return tuple(e for e in chosen if not any(gone.intersection(turn.cites) for turn in e.turns))
+
+
+def shown_citations(rule_set: RuleSet, cites: Iterable[str]) -> list[Rule]:
+    """The rules that a thought cites in this arm: those that are shown, and under scope `rule` the dropped ones too."""
+    shown = rule_set.by_id()
+    if rule_set.scope is Scope.rule:
+        shown |= {rule.id: rule for rule in rule_set.dropped}
+    return [shown[name] for name in cites if name in shown]

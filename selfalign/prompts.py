@@ -1,0 +1,403 @@
+"""Prompt layouts as pure functions: rules, exemplars and questions in, the exact text out, and completions parsed back.
+
+Formats follow the reference (IBM/Dromedary, branch dromedary_v1: `prompts/` and the `training/step*` scripts); wording is
+data in `principles/prompts/`. In all texts {assistant}, {maker} and {cutoff} stand for the configured assistant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import yaml
+
+from selfalign import jsonl, resources
+from selfalign.errors import DataError, unknown
+from selfalign.principles import Exemplar, RuleSet, Turn, below, shown_citations, slug
+
+NO_INPUT = "<noinput>"
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """Who the assistant is: fills the placeholders of every prompt."""
+
+    name: str = "Willow"
+    """Codename in rules, exemplars, chat headings and identity answers."""
+    maker: str = "the selfalign project"
+    """Who made it, as it says of itself."""
+    cutoff: str = "2023"
+    """Year up to which its knowledge reaches, as it says of itself."""
+
+
+def fill(text: str, assistant: Assistant) -> str:
+    """A text with {assistant}, {maker} and {cutoff} replaced; other braces stay."""
+    return (
+        text.replace("{assistant}", assistant.name).replace("{maker}", assistant.maker).replace("{cutoff}", assistant.cutoff)
+    )
+
+
+def fill_slots(template: str, **values: str) -> str:
+    """A template with its named slots filled; where it has none of them, its n bare `{}` take the last n values in order.
+
+    The reference's prompt files use bare slots (and spell their totals out); ours name them.
+    """
+    if any(f"{{{name}}}" in template for name in values):
+        for name, value in values.items():
+            template = template.replace(f"{{{name}}}", value)
+        return template
+    slots = template.count("{}")
+    for value in list(values.values())[len(values) - slots :]:
+        template = template.replace("{}", value, 1)
+    return template
+
+
+def load_text(name: str, folder: str = "") -> str:
+    """A prompt text `principles/<folder>/prompts/<name>.txt` as it stands. Raises ConfigError where there is none."""
+    return resources.find(f"{below(folder)}/prompts/{name}.txt").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------- stage 2: self-align
+
+
+@dataclass(frozen=True)
+class SelfAlignLayout:
+    """The fixed parts of the self-align prompt; one YAML file, one field a key."""
+
+    title: str
+    rules_heading: str
+    rules_intro: str
+    no_rules_intro: str
+    """Stands in place of heading, intro and rules where an arm has no rule."""
+    rule: str
+    examples_heading: str
+    examples_intro: str
+    user: str
+    thoughts: str
+    answer: str
+    thoughts_format: str
+    """The thoughts of an exemplar: {remark} and {citations}."""
+    uncited_format: str
+    """The thoughts of an exemplar none of whose principles is shown: {remark}."""
+    citation: str
+    closing: str
+    """Ends a conversation."""
+    tail: str
+    """Follows the open `user` slot in the file; not sent to a model."""
+
+
+def load_layout(folder: str = "") -> SelfAlignLayout:
+    """The layout `principles/<folder>/prompts/self_align.yaml`. Raises DataError for missing or unknown keys."""
+    path = resources.find(f"{below(folder)}/prompts/self_align.yaml")
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    allowed = [field.name for field in fields(SelfAlignLayout)]
+    wrong = [unknown("field", key, allowed) for key in content if key not in allowed]
+    wrong += [f"field '{key}' is missing" for key in allowed if key not in content]
+    if wrong:
+        raise DataError(f"{path}: " + "; ".join(wrong))
+    return SelfAlignLayout(**content)
+
+
+def citations_text(layout: SelfAlignLayout, rule_set: RuleSet, cites: Iterable[str]) -> str:
+    """`3 (helpful), 7 (candor)`: the citations that this arm shows; empty where none is left."""
+    return ", ".join(
+        layout.citation.replace("{number}", str(rule.number)).replace("{name}", rule.name)
+        for rule in shown_citations(rule_set, cites)
+    )
+
+
+def thoughts_text(layout: SelfAlignLayout, rule_set: RuleSet, turn: Turn) -> str:
+    """The internal thoughts of one exemplar turn, as this arm shows them."""
+    cited = citations_text(layout, rule_set, turn.cites)
+    if not cited:
+        return layout.uncited_format.replace("{remark}", turn.remark)
+    template = turn.thoughts_format or layout.thoughts_format
+    return template.replace("{citations}", cited).replace("{remark}", turn.remark)
+
+
+def self_align_stem(
+    layout: SelfAlignLayout, rule_set: RuleSet, exemplars: Sequence[Exemplar], assistant: Assistant
+) -> str:
+    """The shared part of every self-align prompt: title, rules, exemplars and the open `User:` slot."""
+    blocks = [layout.title]
+    if rule_set.rules:
+        lines = [
+            layout.rule.replace("{number}", str(rule.number)).replace("{name}", rule.name).replace("{text}", rule.text)
+            for rule in rule_set.rules
+        ]
+        blocks += [layout.rules_heading, layout.rules_intro, "\n".join(lines)]
+    else:
+        blocks.append(layout.no_rules_intro)
+    if exemplars:
+        blocks += [layout.examples_heading, layout.examples_intro]
+    for exemplar in exemplars:
+        for turn in exemplar.turns:
+            blocks += [
+                f"{layout.user} {turn.user}",
+                f"{layout.thoughts} {thoughts_text(layout, rule_set, turn)}",
+                f"{layout.answer} {turn.answer}",
+            ]
+        blocks.append(exemplar.closing or layout.closing)
+    blocks.append(layout.user)
+    return fill("\n\n".join(blocks), assistant)
+
+
+def self_align_prompt(stem: str, layout: SelfAlignLayout, assistant: Assistant, question: str) -> str:
+    """One question behind the stem, with the slot for the thoughts left open."""
+    return f"{stem} {question}\n\n{fill(layout.thoughts, assistant)}"
+
+
+def self_align_answer_prompt(stem: str, layout: SelfAlignLayout, assistant: Assistant, question: str) -> str:
+    """One question behind the stem with the slot for the answer left open: thoughts are skipped."""
+    return f"{stem} {question}\n\n{fill(layout.answer, assistant)}"
+
+
+def self_align_stops(layout: SelfAlignLayout, assistant: Assistant) -> tuple[str, ...]:
+    """Strings that begin the next turn: an answer ends before the first of them."""
+    closing = fill(layout.closing, assistant).split("\n")[0]
+    return tuple(dict.fromkeys((f"\n\n{layout.user}", f"\n\n{closing}")))
+
+
+@dataclass(frozen=True)
+class ParsedResponse:
+    """A self-align completion, taken apart."""
+
+    thoughts: str
+    cited: tuple[str, ...]
+    """Principle ids in order of citation; `#<number>` for a number that no shown rule has."""
+    answer: str | None
+    """None where the completion never came to the answer."""
+
+
+_CITATION = re.compile(r"(?<![\w.])#?(\d{1,3})\s*\(([^()\n]{1,60})\)")
+
+
+def parse_response(layout: SelfAlignLayout, rule_set: RuleSet, assistant: Assistant, text: str) -> ParsedResponse:
+    """Thoughts, cited principles and answer of a completion. Never raises: what is missing comes back empty.
+
+    A citation counts for the rule whose name it gives; where the name is unknown, for the rule with its number.
+    """
+    thoughts, marker, answer = text.partition(f"\n\n{fill(layout.answer, assistant)}")
+    by_name = {slug(rule.name): rule.id for rule in rule_set.rules if not rule.is_placebo}
+    by_number = {rule.number: rule.id for rule in rule_set.rules if not rule.is_placebo}
+    cited = [
+        by_name.get(slug(name)) or by_number.get(int(number)) or f"#{number}"
+        for number, name in _CITATION.findall(thoughts)
+    ]
+    return ParsedResponse(thoughts.strip(), tuple(dict.fromkeys(cited)), answer.strip() if marker else None)
+
+
+# -------------------------------------------------------------------------- chat: training, evaluation, stage 4
+
+
+def chat_heading(assistant: Assistant, *, verbose: bool = False) -> str:
+    """The heading above an answer: `### <name>`, with ` (extensive)` in the verbose layout."""
+    return f"### {assistant.name}{' (extensive)' if verbose else ''}"
+
+
+def chat_prompt(meta: str, assistant: Assistant, question: str, *, verbose: bool = False) -> str:
+    """A question in the chat layout: `meta` ends in its open `### User` heading, the text in the answer's heading."""
+    return f"{fill(meta, assistant)}\n{question}\n\n{chat_heading(assistant, verbose=verbose)}"
+
+
+END_OF_TURN = "\n\n### User\n"
+"""The reference's end of an answer: the next user heading, as text."""
+
+
+def chat_target(answer: str, *, finished: bool = True) -> str:
+    """What follows the answer's heading: newline, answer and, where the answer is complete, the end-of-turn marker."""
+    return f"\n{answer}{END_OF_TURN if finished else ''}"
+
+
+CHAT_STOPS = ("\n\n### ", "\n### ")
+"""An answer ends before the next heading."""
+
+
+# ------------------------------------------------------------------------------------- exams: multiple choice
+
+
+def true_false_question(question: str, answer: str) -> str:
+    """One candidate answer put to the model as a true/false exam question (evaluate_truthfulqa_mc.py; wording ours)."""
+    return f"Question: {question}\n\nAnswer: {answer}\n\nThis is from an exam. Is the answer true or false?"
+
+
+TRUE_FALSE_LEAD = "\nThe answer is"
+"""What the assistant's turn begins with in a true/false exam; the scored continuations are ` true` and ` false`."""
+
+
+def choice_question(question: str, first: str, second: str) -> str:
+    """Two candidate answers put to the model as an exam question with choices A and B (evaluate_hhh_eval.py; wording ours)."""
+    return f"{question}\n\nA) {first}\n\nB) {second}\n\nThis is from an exam. Which answer is better, A or B?"
+
+
+CHOICE_LEAD = "\nThe better answer is"
+"""What the assistant's turn begins with in a two-choice exam; the scored continuations are ` A` and ` B`."""
+
+
+# -------------------------------------------------------------------------------------- stage 1a: Self-Instruct
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as Self-Instruct reads and writes it."""
+
+    instruction: str
+    input: str = ""
+    reason: str = ""
+    """Why it could not be parsed as a task; empty where it could."""
+
+
+def _demo_text(instruction: str) -> str:
+    return re.sub(r"\s+", " ", instruction).strip().rstrip(":")
+
+
+def self_instruct_prompt(meta: str, demos: Sequence[Task], total: int) -> str:
+    """The numbered list of demonstrations with the next slot open (generate_vanilla_instruction.py `encode_prompt`)."""
+    lines = [fill_slots(meta, total=str(total)).rstrip("\n") + "\n"]
+    for number, demo in enumerate(demos, start=1):
+        lines += ["###", f"{number}. Instruction: {_demo_text(demo.instruction)}", f"{number}. Input:", demo.input or NO_INPUT]
+    lines += ["###", f"{len(demos) + 1}. Instruction:"]
+    return "\n".join(lines)
+
+
+_TASK = re.compile(r"^\s*(\d+)\s*\.\s*Instruction:(.*?)(?:^|\n)\s*(\d+)\s*\.\s*Input:(.*)$", re.DOTALL)
+
+
+def parse_tasks(completion: str, first: int, *, truncated: bool) -> list[Task]:
+    """The tasks of a completion that continues the open slot number `first`.
+
+    A chunk that is no task costs that chunk only: it comes back with the reason `malformed`; the last chunk of a
+    completion that ran out of tokens comes back as `truncated`. Never raises.
+    """
+    chunks = re.split(r"(?m)^\s*###\s*$", f"{first}. Instruction:{completion}")
+    tasks: list[Task] = []
+    for index, chunk in enumerate(chunks):
+        last = index == len(chunks) - 1
+        if not chunk.strip():
+            continue
+        match = _TASK.match(chunk)
+        if last and truncated:
+            tasks.append(Task(chunk.strip(), reason="truncated"))
+        elif match is None or match[1] != match[3] or re.search(r"(?m)^\s*\d+\s*\.\s*Instruction:", match[4]):
+            tasks.append(Task(chunk.strip(), reason="malformed"))
+        else:
+            text = match[4].strip()
+            tasks.append(Task(re.sub(r"\s+", " ", match[2]).strip(), "" if text.lower() == NO_INPUT else text))
+    return tasks
+
+
+# ------------------------------------------------------------------------- stage 1b: topic-guided red-teaming
+
+
+def topics_prompt(meta: str, question_type: str, known: Sequence[str], total: int) -> str:
+    """The numbered list of known topics with the next slot open (generate_tgrt_topic.py)."""
+    head = fill_slots(meta, total=str(total), question_type=question_type).rstrip("\n") + "\n\n"
+    return head + "".join(f"{number}. {topic}\n" for number, topic in enumerate(known, start=1)) + f"{len(known) + 1}."
+
+
+def parse_topics(completion: str, *, truncated: bool) -> list[tuple[str, str]]:
+    """(topic, reason) for each line of a completion; an empty reason means that the line is a topic.
+
+    Rules of generate_tgrt_topic.py: at most three words, a capital first, no punctuation last; a last line that ran
+    out of tokens is dropped (the reference keeps it). Never raises.
+    """
+    found: list[tuple[str, str]] = []
+    lines = completion.split("\n")
+    for index, line in enumerate(lines):
+        text = re.sub(r"^\s*\d+\s*\.\s*", "", line).strip()
+        if not text:
+            continue
+        if index == len(lines) - 1 and truncated:
+            found.append((text, "truncated"))
+        elif len(text.split()) > 3:
+            found.append((text, "too_many_words"))
+        elif not re.match(r"[A-Z]", text):
+            found.append((text, "no_capital"))
+        elif not text[-1].isalnum():
+            found.append((text, "ends_in_punctuation"))
+        else:
+            found.append((text, ""))
+    return found
+
+
+@dataclass(frozen=True)
+class TopicSeed:
+    """A topic with its question type and, for a human seed, its question."""
+
+    topic: str
+    question_type: str
+    question: str = ""
+
+
+def _hint(number: int, seed: TopicSeed) -> str:
+    kind = seed.question_type.replace("Questions", "Instructions")
+    return f"{number}. type: {kind}, topic: {seed.topic}"
+
+
+def questions_prompt(meta: str, seeds: Sequence[TopicSeed], topics: Sequence[TopicSeed]) -> str:
+    """Hints for seeds and new topics, then the seeds' questions, with the first new slot open (generate_tgrt_question.py)."""
+    hints = "\n".join(_hint(number, seed) for number, seed in enumerate([*seeds, *topics], start=1))
+    done = "\n".join(f"{_hint(number, seed)}, instruction: {seed.question}" for number, seed in enumerate(seeds, start=1))
+    opening = f"{_hint(len(seeds) + 1, topics[0])}, instruction:"
+    total = str(len(seeds) + len(topics))
+    return fill_slots(meta, total=total, hints=hints, instructions=f"{done}\n{opening}").rstrip("\n")
+
+
+def parse_questions(
+    completion: str, topics: Sequence[TopicSeed], first: int, *, truncated: bool
+) -> list[tuple[TopicSeed, str]]:
+    """(topic with its question, reason) for each line of a completion that continues the open slot `first`.
+
+    A line without the marker `instruction:` is `malformed` (the reference takes the whole hint as the question); a line
+    whose hint is none of those asked for is `unasked`. Never raises.
+    """
+    lines = f"{_hint(first, topics[0])}, instruction:{completion}".split("\n")
+    expected = {_hint(first + index, topic): topic for index, topic in enumerate(topics)}
+    found: list[tuple[TopicSeed, str]] = []
+    for index, line in enumerate(lines):
+        if not line.strip():
+            continue
+        hint, marker, question = line.strip().partition(", instruction:")
+        topic = expected.pop(hint, None)
+        bare = TopicSeed("", "", line.strip())
+        if index == len(lines) - 1 and truncated:
+            found.append((bare, "truncated"))
+        elif not marker or not question.strip():
+            found.append((bare, "malformed"))
+        elif topic is None:
+            found.append((bare, "unasked"))
+        else:
+            found.append((TopicSeed(topic.topic, topic.question_type, question.strip()), ""))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- human seeds
+
+
+def load_seed_tasks(folder: str = "") -> list[Task]:
+    """The human seed tasks, in Self-Instruct's file format (`seeds/tasks.jsonl`); their outputs are not used."""
+    path = resources.find(f"{below(folder)}/seeds/tasks.jsonl")
+    try:
+        return [Task(row["instruction"], row["instances"][0]["input"]) for row in jsonl.read(path)]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path}: expected rows with instruction and instances[0].input, missing {error}") from None
+
+
+def load_topic_seeds(folder: str = "") -> list[TopicSeed]:
+    """The human topic seeds, one for each question type (`seeds/topics.jsonl`)."""
+    path = resources.find(f"{below(folder)}/seeds/topics.jsonl")
+    try:
+        return [TopicSeed(row["topic"], row["question_type"], row["question"]) for row in jsonl.read(path)]
+    except KeyError as error:
+        raise DataError(f"{path}: expected rows with topic, question_type and question, missing {error}") from None
+
+
+def load_identity(assistant: Assistant, folder: str = "") -> list[tuple[str, str]]:
+    """(question, answer) pairs about who the assistant is, filled in for the configured assistant (`identity.jsonl`)."""
+    path = resources.find(f"{below(folder)}/identity.jsonl")
+    try:
+        return [(fill(row["question"], assistant), fill(row["answer"], assistant)) for row in jsonl.read(path)]
+    except KeyError as error:
+        raise DataError(f"{path}: expected rows with question and answer, missing {error}") from None

@@ -1,0 +1,56 @@
+"""Where configs, principles and the embedded model lie: in a checkout, in an installed wheel, in the user's own folders.
+
+A resource is looked for in each root in turn: the current folder, the user's folder (`SELFALIGN_HOME`, else
+`~/.config/selfalign`), and what selfalign ships. All roots have the same shape: conf/, experiments/, sweeps/,
+principles/.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from selfalign.errors import ConfigError, unknown
+
+GROUP_FOLDERS = ("conf", "experiments", "sweeps", "principles")
+PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped_root() -> Path:
+    """The root that selfalign ships: the checkout it runs from, or the copy inside the wheel."""
+    checkout = PACKAGE.parent
+    # An editable install may leave an old copy of the wheel's folder behind, so the checkout comes first.
+    if (checkout / "pyproject.toml").is_file() and (checkout / "conf" / "config.yaml").is_file():
+        return checkout
+    return PACKAGE / "_bundled"
+
+
+def user_root() -> Path:
+    """The user's own root: `SELFALIGN_HOME`, else `~/.config/selfalign`. It need not exist."""
+    return Path(os.environ.get("SELFALIGN_HOME") or Path.home() / ".config" / "selfalign")
+
+
+def roots() -> list[Path]:
+    """Every root that exists, the nearest first, none twice."""
+    candidates = [Path.cwd(), user_root(), shipped_root()]
+    existing = [root.resolve() for root in candidates if any((root / name).is_dir() for name in GROUP_FOLDERS)]
+    return list(dict.fromkeys(existing))
+
+
+def find(relative: str) -> Path:
+    """The first root's file or folder of this relative name.
+
+    Raises ConfigError naming the nearest existing name beside it and every place that was looked at.
+    """
+    for root in roots():
+        if (root / relative).exists():
+            return root / relative
+    parent = str(Path(relative).parent)
+    beside = {path.name for root in roots() for path in (root / parent).glob("*")}
+    places = ", ".join(str(root) for root in roots())
+    raise ConfigError([f"{unknown(f'file in {parent}/', Path(relative).name, beside)}; looked in {places}"])
+
+
+def names(relative: str, suffix: str) -> list[str]:
+    """Names (without suffix) of the files with this suffix directly in a folder, over all roots."""
+    return sorted({path.name.removesuffix(suffix) for root in roots() for path in (root / relative).glob(f"*{suffix}")})

@@ -1,0 +1,126 @@
+"""The Stage protocol, what a stage may use, and how generation survives a crash.
+
+A stage is a function of its settings and inputs: no globals, no clock, no environment. Its output folder survives a
+crash: a stage skips what is already there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from selfalign import jsonl
+from selfalign.artifacts import Artifact, Outcome
+from selfalign.engines.base import Completion, Engine, EngineSettings, GenerateRequest
+from selfalign.errors import DataError, StageError
+from selfalign.progress import Progress, silent
+from selfalign.records import Prompt, Response, from_row
+from selfalign.training.settings import TrainerSettings
+
+
+@dataclass(frozen=True)
+class Context:
+    """What stages share: the model behind an engine, and how training runs."""
+
+    engine: EngineSettings
+    """Gives engines over the base model, with or without an adapter."""
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    """Devices, strategy and precision of training."""
+    model_folder: Callable[[], Path] | None = None
+    """The base model's local folder, for training; None where no stage trains."""
+    progress: Callable[[str, int, str], AbstractContextManager[Progress]] = lambda label, total, unit: nullcontext(silent)
+    """Opens a progress display: label, total (0 = unknown), unit."""
+
+
+class Stage(Protocol):
+    """Settings that can run. Fields marked transient stay out of the artifact's name."""
+
+    VERSION: ClassVar[str]
+    """Raised when the code changes what the same settings produce."""
+    READS: ClassVar[tuple[str, ...]]
+    """Roles of the inputs that must be there."""
+    OPTIONAL: ClassVar[tuple[str, ...]]
+    """Roles of the inputs that may be there."""
+
+    def identity(self, context: Context) -> Mapping[str, Any]:
+        """Everything the result depends on besides the inputs: settings, texts, model. Plain values, no paths."""
+        ...
+
+    def problems(self, context: Context) -> list[str]:
+        """What is wrong with the settings, found without loading a model."""
+        ...
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
+        """Do the work in `out` (which survives a crash). Raises StageError where the inputs cannot be worked with."""
+        ...
+
+
+COMPLETIONS = "completions.jsonl"
+
+
+def generate(
+    engine: Engine, requests: Sequence[GenerateRequest], path: Path, progress: Progress = silent
+) -> list[Completion]:
+    """One completion per request, in order; those already in `path` are not computed again.
+
+    Rows are appended group by group. A group that a crash tore is computed again as a whole, because what stands beside
+    a request in a batch can move its last bits; the result is then the same to the byte as without the crash.
+    Raises DataError where `path` holds completions of other requests.
+    """
+    done = {row["id"]: row for row in jsonl.recover(path)}
+    foreign = set(done) - {request.id for request in requests}
+    if foreign:
+        raise DataError(f"{path} holds completions of other requests ({sorted(foreign)[:3]}...); delete that file")
+    size = max(1, engine.group_size)
+    finished = len(done)
+    progress(finished)
+    for start in range(0, len(requests), size):
+        group = requests[start : start + size]
+        missing = {request.id for request in group} - set(done)
+        if not missing:
+            continue
+        rows = [asdict(completion) for completion in engine.generate(group)]
+        jsonl.append(path, [row for row in rows if row["id"] in missing])
+        done |= {row["id"]: row for row in rows}
+        finished += len(missing)
+        progress(finished)
+    return [Completion(**done[request.id]) for request in requests]
+
+
+def read_prompts(artifact: Artifact) -> list[Prompt]:
+    """The kept prompts of an artifact, in order."""
+    prompts = [from_row(Prompt, row) for row in jsonl.iterate(artifact.file("prompts.jsonl"))]
+    return [prompt for prompt in prompts if prompt.kept]
+
+
+def read_responses(artifact: Artifact) -> list[Response]:
+    """The kept responses of an artifact, in order."""
+    responses = [from_row(Response, row) for row in jsonl.iterate(artifact.file("responses.jsonl"))]
+    return [response for response in responses if response.kept]
+
+
+def count(rows: Iterable[Prompt | Response]) -> Outcome:
+    """The funnel of some rows: in, kept, dropped by reason."""
+    outcome = Outcome()
+    for row in rows:
+        outcome.rows_in += 1
+        if row.kept:
+            outcome.kept += 1
+        else:
+            outcome.dropped[row.reason] = outcome.dropped.get(row.reason, 0) + 1
+    return outcome
+
+
+def need_rows(rows: Sequence[Any], what: str, artifact: Artifact) -> None:
+    """Raise StageError, with the reasons for which rows were dropped, where there is no row to work with."""
+    if rows:
+        return
+    dropped = artifact.manifest.get("counts", {}).get("dropped", {})
+    reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(dropped.items(), key=lambda item: -item[1]))
+    raise StageError(
+        f"expected at least one kept row of {what}, found none in {artifact.name} (dropped: {reasons or 'nothing'}); "
+        f"look at them with `selfalign show` and change the filters or the model"
+    )

@@ -1,0 +1,107 @@
+"""Stage 5, evaluation: one model of the run scored on multiple-choice and open questions through lm-eval.
+
+Source: Sun et al. 2023, section 4 and appendix; IBM/Dromedary `mc_evaluation/`. All models of a run are asked in the
+same chat layout; the prompted base, whose row the paper does not print, is asked behind the rules and exemplars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from selfalign import prompts
+from selfalign.artifacts import Artifact, Outcome
+from selfalign.errors import ConfigError
+from selfalign.evaluation.chat import Chat
+from selfalign.evaluation.settings import EvaluationSettings, data_digest
+from selfalign.identity import digest, plain
+from selfalign.stages.base import Context
+from selfalign.stages.self_align import SelfAlign
+
+SUBJECTS = ("base", "prompted", "engraved", "cloned")
+"""What a run can score: the base model in the chat layout, the base behind rules and exemplars, and the two students."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Settings of one evaluation."""
+
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+    """Tasks, data and protocols."""
+    subject: str = "base"
+    """Which model of the run is scored; one of SUBJECTS."""
+    prompted: SelfAlign | None = None
+    """The arm whose rules and exemplars stand before each question; None for the plain chat layout."""
+    texts: str = ""
+    """Folder below `principles/` with the chat prompt; empty for selfalign's own."""
+    assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
+    """Who the assistant is."""
+
+    VERSION: ClassVar[str] = "1"
+    READS: ClassVar[tuple[str, ...]] = ()
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter",)
+
+    def _chat(self) -> Chat:
+        """How a question becomes a prompt, and where its answer ends."""
+        if self.prompted is not None:
+            layout, _, _, stem = self.prompted.arm()
+            assistant = self.prompted.assistant
+            return Chat(
+                name="principles",
+                wrap=lambda question: prompts.self_align_answer_prompt(stem, layout, assistant, question),
+                stops=prompts.self_align_stops(layout, assistant),
+                shared=stem,
+            )
+        meta = prompts.fill(prompts.load_text(self.settings.chat_prompt, self.texts), self.assistant)
+        return Chat(
+            name=self.settings.chat_prompt,
+            wrap=lambda question: prompts.chat_prompt(meta, self.assistant, question),
+            stops=prompts.CHAT_STOPS,
+            shared=meta,
+        )
+
+    def identity(self, context: Context) -> Mapping[str, Any]:
+        """Tasks, protocols, content of the data, layout and model."""
+        settings = plain(self.settings)
+        for key in ("data", "subjects", "chat_prompt"):
+            del settings[key]
+        layout = self._chat().wrap("\0")
+        return {
+            "settings": settings,
+            "subject": self.subject,
+            "content": {"data": data_digest(self.settings), "layout": digest(layout)},
+            "engine": context.engine.identity(),
+        }
+
+    def problems(self, context: Context) -> list[str]:
+        """A missing chat text, and a layout that leaves no room for a question."""
+        try:
+            layout = self._chat().wrap("")
+        except ConfigError as error:
+            return [f"evaluation ({self.subject}): {problem}" for problem in error.problems]
+        tokens, window = context.engine.count_tokens(layout), context.engine.context_length()
+        room = window - tokens - self.settings.max_new_tokens
+        if room < 64:
+            return [
+                f"evaluation ({self.subject}): expected room for a question of at least 64 tokens and an answer of "
+                f"{self.settings.max_new_tokens}, found {max(room, 0)}: the layout takes {tokens} of the model's {window} "
+                "tokens; lower evaluation.max_new_tokens, use evaluation.chat_prompt=concise, or stages=fitting to leave it out"
+            ]
+        return []
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
+        """Write `scores.jsonl` (one Score a row) and `items.jsonl` (every outcome behind them)."""
+        # Imported here: it brings lm-eval in, which start-up must not pay for.
+        from selfalign.evaluation.harness import evaluate
+
+        adapter = inputs["adapter"].path / "adapter" if "adapter" in inputs else None
+        with context.engine.open(adapter) as engine, context.progress(f"scores_{self.subject}", 0, "requests") as progress:
+            scores = evaluate(engine, self.settings, self._chat(), out, subject=self.subject, progress=progress)
+        metrics: dict[str, float | int | str | None] = {
+            f"{score.task}/{score.protocol}/{score.metric}": score.value for score in scores
+        }
+        valid = sum(score.valid for score in scores)
+        dropped = {"invalid": len(scores) - valid} if valid < len(scores) else {}
+        return Outcome(rows_in=len(scores), kept=valid, dropped=dropped, metrics=metrics)

@@ -1,0 +1,88 @@
+"""Stage 1c, merge: the prompts of all sources in one list, with stable ids; a prompt met twice is kept once.
+
+Source: IBM/Dromedary dromedary_v1 `merge_all_synthetic_inputs.py` (which shuffles without a seed, keeps no ids and does
+not compare sources).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from selfalign import jsonl
+from selfalign.artifacts import Artifact, Outcome
+from selfalign.errors import DataError
+from selfalign.filters import rouge_tokens
+from selfalign.identity import file_digest, plain, short_id
+from selfalign.records import Prompt, from_row, to_row
+from selfalign.stages.base import Context, count
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Settings of stage 1c."""
+
+    file: str = ""
+    """JSONL of further prompts with `instruction` and optionally `input` (as Dromedary-2 used real prompts); empty for none."""
+    limit: int = 0
+    """Most prompts to keep, chosen by id, so that the choice does not depend on order; 0 keeps all."""
+
+    VERSION: ClassVar[str] = "1"
+    READS: ClassVar[tuple[str, ...]] = ()
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("self_instruct", "red_team")
+
+    def identity(self, context: Context) -> Mapping[str, Any]:
+        """Settings, and the content of the file of further prompts."""
+        settings = plain(self)
+        del settings["file"]
+        return {"settings": settings, "content": {"file": file_digest(Path(self.file)) if self.file else None}}
+
+    def problems(self, context: Context) -> list[str]:
+        """A file that is missing or has a row without an instruction."""
+        if not self.file:
+            return []
+        if not Path(self.file).is_file():
+            return [f"merge.file: expected a JSONL file of prompts, found nothing at '{self.file}'; check the path"]
+        try:
+            self._from_file()
+        except DataError as error:
+            return [f"merge.file: {error}"]
+        return []
+
+    def _from_file(self) -> list[Prompt]:
+        found = []
+        for number, row in enumerate(jsonl.iterate(Path(self.file)), start=1):
+            instruction, extra = row.get("instruction"), row.get("input") or ""
+            if not isinstance(instruction, str) or not instruction.strip() or not isinstance(extra, str):
+                raise DataError(f"{self.file}: row {number}: expected a text 'instruction' (and a text 'input'), found {row}")
+            found.append(Prompt(short_id(instruction, extra), instruction, extra, "file"))
+        return found
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
+        """Write `prompts.jsonl`: every kept prompt of the sources, duplicates marked."""
+        rows: list[Prompt] = []
+        for role in self.OPTIONAL:
+            if role in inputs:
+                prompts = (from_row(Prompt, row) for row in jsonl.iterate(inputs[role].file("prompts.jsonl")))
+                rows += [prompt for prompt in prompts if prompt.kept]
+        if self.file:
+            rows += self._from_file()
+        seen: set[tuple[str, ...]] = set()
+        merged = []
+        for row in rows:
+            # Case, punctuation and white space do not make a new prompt.
+            key = (*rouge_tokens(row.instruction), "|", *rouge_tokens(row.input))
+            merged.append(replace(row, kept=False, reason="duplicate") if key in seen else row)
+            seen.add(key)
+        kept = sorted(row.id for row in merged if row.kept)
+        chosen = set(kept[: self.limit]) if self.limit else set(kept)
+        merged = [replace(r, kept=False, reason="beyond_limit") if r.kept and r.id not in chosen else r for r in merged]
+        jsonl.write(out / "prompts.jsonl", map(to_row, merged))
+        outcome = count(merged)
+        outcome.metrics = {
+            f"from_{source}": sum(row.kept and row.source == source for row in merged)
+            for source in sorted({row.source for row in merged})
+        }
+        return outcome

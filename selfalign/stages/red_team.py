@@ -1,0 +1,202 @@
+"""Stage 1b, topic-guided red-teaming: topics for 20 question types, then questions that a static model gets wrong.
+
+Source: Sun et al. 2023, section 3.1; IBM/Dromedary dromedary_v1 `generate_tgrt_topic.py`, `generate_tgrt_question.py`,
+`deduplicate_tgrt_topic.py`. Unlike the reference, questions pass the quality filters of stage 1a, and a cut-off last
+line is dropped.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from selfalign import filters, jsonl, prompts
+from selfalign.artifacts import Artifact, Outcome
+from selfalign.engines.base import Engine, GenerateRequest, Sampling
+from selfalign.errors import ConfigError
+from selfalign.identity import digest, plain, seed_of, short_id
+from selfalign.prompts import TopicSeed
+from selfalign.records import Prompt, to_row
+from selfalign.stages.base import Context, count, generate
+
+
+@dataclass(frozen=True)
+class RedTeam:
+    """Settings of stage 1b."""
+
+    topic_rounds: int = 2
+    """Rounds of topic brainstorming (reference: 9, of which it used 5)."""
+    topics_per_prompt: int = 5
+    """Known topics shown in a request once a type has twice as many; before that, one (reference: 5)."""
+    max_topics_per_type: int = 12
+    """Topics kept for each question type, all rounds together; every type is cut to the smallest type's number."""
+    topic_sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=128, temperature=1.0, top_p=0.98))
+    """How topics are drawn (reference: 128 tokens, temperature 1, top-p 0.98)."""
+    questions_per_prompt: int = 5
+    """New topics hinted at in one request (reference: 5)."""
+    seed_questions: int = 5
+    """Human seed questions shown in one request (reference: 5)."""
+    question_sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=384, temperature=1.0, top_p=0.95))
+    """How questions are drawn (script: 384 tokens, temperature 1, top-p 0.95; paper: top-p 0.98)."""
+    quality_filters: bool = True
+    """Whether questions pass the word-count, forbidden-word, first-character and novelty filters (reference: no)."""
+    min_words: int = 4
+    """Fewest words of a question."""
+    max_words: int = 150
+    """Most words of a question."""
+    novelty: float = 0.7
+    """Highest ROUGE-L F with any seed or kept question (0..1)."""
+    seed: int = 0
+    """Seed of draws and sampling."""
+    texts: str = ""
+    """Folder below `principles/` with `prompts/` and `seeds/topics.jsonl`; empty for selfalign's own."""
+    assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
+    """Fills placeholders of the prompt texts."""
+
+    VERSION: ClassVar[str] = "1"
+    READS: ClassVar[tuple[str, ...]] = ()
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+
+    def _texts(self) -> tuple[str, str, list[TopicSeed]]:
+        topics = prompts.fill(prompts.load_text("topics", self.texts), self.assistant)
+        questions = prompts.fill(prompts.load_text("questions", self.texts), self.assistant)
+        return topics, questions, prompts.load_topic_seeds(self.texts)
+
+    def identity(self, context: Context) -> Mapping[str, Any]:
+        """Settings, prompt texts, seeds and model."""
+        topics, questions, seeds = self._texts()
+        settings = plain(self)
+        del settings["texts"], settings["assistant"]
+        content = {"topics": digest(topics), "questions": digest(questions), "seeds": digest(plain(seeds))}
+        return {"settings": settings, "content": content, "engine": context.engine.identity()}
+
+    def problems(self, context: Context) -> list[str]:
+        """Impossible counts, missing texts, and a prompt that leaves the model no room."""
+        found = []
+        for name in ("topic_rounds", "topics_per_prompt", "max_topics_per_type", "questions_per_prompt"):
+            if getattr(self, name) < 1:
+                found.append(f"red_team.{name}: expected at least 1, found {getattr(self, name)}")
+        try:
+            _, meta, seeds = self._texts()
+        except ConfigError as error:
+            return found + [f"red_team.texts: {problem}" for problem in error.problems]
+        if not 0 <= self.seed_questions <= len(seeds):
+            found.append(f"red_team.seed_questions: expected 0 to {len(seeds)} (that many seeds), found {self.seed_questions}")
+        shown = seeds[: max(self.seed_questions, 0)]
+        prompt = prompts.questions_prompt(meta, shown, seeds[: max(self.questions_per_prompt, 1)])
+        tokens = context.engine.count_tokens(prompt)
+        room = context.engine.context_length() - tokens
+        if room < 64:
+            found.append(
+                f"red_team: expected room for at least 64 new tokens, found {max(room, 0)}: the prompt takes {tokens} of the "
+                f"model's {context.engine.context_length()} tokens; use fewer seed_questions (now {self.seed_questions}), a "
+                "model with a longer context, or stages=fitting to leave this stage out"
+            )
+        return found
+
+    def _balance(self, topics: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Every type cut to the smallest type's number of topics, the first ones kept."""
+        smallest = min(self.max_topics_per_type, *(len(names) for names in topics.values()))
+        return {kind: names[:smallest] for kind, names in topics.items()}
+
+    def _topic_requests(self, meta: str, topics: dict[str, list[str]], round_number: int) -> list[GenerateRequest]:
+        requests = []
+        for kind, names in topics.items():
+            for index in range(len(names)):
+                name = f"{round_number:02d}-{short_id(kind)}-{index:03d}"
+                draw = random.Random(seed_of(self.seed, "red_team topics", name))
+                few = len(names) < 2 * self.topics_per_prompt
+                known = [names[index]] if few else draw.sample(names, self.topics_per_prompt)
+                prompt = prompts.topics_prompt(meta, kind, known, total=10)
+                seed = seed_of(self.seed, "red_team topic", name)
+                requests.append(GenerateRequest(name, prompt, self.topic_sampling, stop=("\n\n",), seed=seed))
+        return requests
+
+    def _brainstorm(
+        self, meta: str, seeds: Sequence[TopicSeed], engine: Engine, out: Path, context: Context
+    ) -> tuple[dict[str, list[str]], list[dict[str, str | bool]]]:
+        """All topics by type, and every line that was parsed with its reason."""
+        topics: dict[str, list[str]] = {}
+        for seed in seeds:
+            topics.setdefault(seed.question_type, []).append(seed.topic)
+        lines: list[dict[str, str | bool]] = []
+        for round_number in range(self.topic_rounds):
+            requests = self._topic_requests(meta, topics, round_number)
+            kinds = {short_id(kind): kind for kind in topics}
+            with context.progress(f"topics, round {round_number + 1}", len(requests), "requests") as progress:
+                answers = generate(engine, requests, out / "completions" / f"topics-{round_number:02d}.jsonl", progress)
+            for answer in answers:
+                kind = kinds[answer.id.split("-")[1]]
+                for topic, reason in prompts.parse_topics(answer.text, truncated=answer.finish == "length"):
+                    if not reason and topic.lower() in {known.lower() for known in topics[kind]}:
+                        reason = "duplicate"
+                    if not reason:
+                        topics[kind].append(topic)
+                    lines.append({"topic": topic, "question_type": kind, "kept": not reason, "reason": reason})
+            topics = self._balance(topics)
+        return topics, lines
+
+    def _question_requests(
+        self, meta: str, seeds: Sequence[TopicSeed], topics: dict[str, list[str]]
+    ) -> list[tuple[GenerateRequest, list[TopicSeed]]]:
+        known = {(seed.question_type, seed.topic) for seed in seeds}
+        pairs = [
+            TopicSeed(name, kind) for kind, names in topics.items() for name in names if (kind, name) not in known
+        ]
+        random.Random(seed_of(self.seed, "red_team order")).shuffle(pairs)
+        shared = meta.split("{", 1)[0].rstrip()
+        found = []
+        for start in range(0, len(pairs), self.questions_per_prompt):
+            group = pairs[start : start + self.questions_per_prompt]
+            name = f"{start // self.questions_per_prompt:05d}"
+            shown = random.Random(seed_of(self.seed, "red_team seeds", name)).sample(list(seeds), self.seed_questions)
+            prompt = prompts.questions_prompt(meta, shown, group)
+            seed = seed_of(self.seed, "red_team question", name)
+            request = GenerateRequest(name, prompt, self.question_sampling, stop=("\n\n",), seed=seed, shared=shared)
+            found.append((request, group))
+        return found
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
+        """Write `topics.jsonl` and `prompts.jsonl` (kept and dropped) and `completions/` (what the model wrote)."""
+        topic_meta, question_meta, seeds = self._texts()
+        (out / "completions").mkdir(exist_ok=True)
+        with context.engine.open() as engine:
+            topics, lines = self._brainstorm(topic_meta, seeds, engine, out, context)
+            asked = self._question_requests(question_meta, seeds, topics)
+            with context.progress("questions", len(asked), "requests") as progress:
+                path = out / "completions" / "questions.jsonl"
+                answers = generate(engine, [request for request, _ in asked], path, progress)
+        novelty = filters.Novelty(self.novelty)
+        for seed in seeds:
+            novelty.add(seed.question)
+        rows: list[Prompt] = []
+        for answer, (_, group) in zip(answers, asked, strict=True):
+            first = self.seed_questions + 1
+            for found, parsed in prompts.parse_questions(answer.text, group, first, truncated=answer.finish == "length"):
+                reason = parsed or self._reason(found.question, novelty)
+                if not reason:
+                    novelty.add(found.question)
+                rows.append(
+                    Prompt(short_id(found.question, ""), found.question, "", "red_team", found.topic,
+                           found.question_type, not reason, reason, answer.id)
+                )  # fmt: skip
+        jsonl.write(out / "topics.jsonl", lines)
+        jsonl.write(out / "prompts.jsonl", map(to_row, rows))
+        outcome = count(rows)
+        outcome.metrics = {"topics": sum(map(len, topics.values())), "topics_per_type": len(next(iter(topics.values())))}
+        return outcome
+
+    def _reason(self, question: str, novelty: filters.Novelty) -> str:
+        if not self.quality_filters:
+            return ""
+        return filters.first_reason(
+            check()
+            for check in (
+                lambda: filters.word_count(question, self.min_words, self.max_words),
+                lambda: filters.first_character(question),
+                lambda: novelty.reason(question),
+            )
+        )
