@@ -9,10 +9,9 @@ This is what Hydra composes (`groups.py`) and what Python users build themselves
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
-from selfalign import progress, resources
+from selfalign import progress
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
 from selfalign.errors import SelfAlignError, did_you_mean
 from selfalign.evaluation.settings import EvaluationSettings
@@ -98,6 +97,8 @@ class Experiment:
     """Stage 4, generation."""
     verbose_engrave: Engrave = field(default_factory=Engrave)
     """Stage 4, training."""
+    subjects: list[str] = field(default_factory=lambda: list(SUBJECTS))
+    """Which models of the run are scored: some of base, prompted, engraved, cloned."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     """What is scored and how (group `evaluation=`)."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings, metadata={"transient": True})
@@ -148,7 +149,7 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
 def _evaluations(experiment: Experiment) -> dict[str, Node]:
     on, nodes = experiment.stages, {}
     trained = {"engraved": on.engrave, "cloned": on.verbose_clone}
-    for subject in experiment.evaluation.subjects:
+    for subject in experiment.subjects:
         if not trained.get(subject, True):
             continue
         stage = Evaluate(
@@ -202,15 +203,12 @@ def problems(experiment: Experiment) -> list[str]:
     found += [f"tracking: {problem}" for problem in tracking_problems(experiment.tracking)]
     found += [f"evaluation: {problem}" for problem in evaluation_problems(experiment.evaluation)]
     found += [
-        f"evaluation.subjects: expected some of {', '.join(SUBJECTS)}, found '{name}'{did_you_mean(name, SUBJECTS)}"
-        for name in experiment.evaluation.subjects
+        f"subjects: expected some of {', '.join(SUBJECTS)}, found '{name}'{did_you_mean(name, SUBJECTS)}"
+        for name in experiment.subjects
         if name not in SUBJECTS
     ]
-    found += [
-        f"{key}: expected a name without '/' that does not start with a dot, found '{getattr(experiment, key)}'"
-        for key in ("name",)
-        if not experiment.name or "/" in experiment.name or experiment.name.startswith(".")
-    ]
+    if not experiment.name or "/" in experiment.name or experiment.name.startswith("."):
+        found.append(f"name: expected a name without '/' that does not start with a dot, found '{experiment.name}'")
     if any(problem.startswith("model:") for problem in found):
         # Without a model there is no tokenizer to measure prompts with; the stages would only repeat the same complaint.
         return list(dict.fromkeys(found))
@@ -244,7 +242,3 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
         found.append("stages: every stage is off, so there is nothing to do; switch one on")
     return found
 
-
-def roots_text() -> str:
-    """The folders that configs and texts are looked for in, for error messages."""
-    return ", ".join(str(Path(root)) for root in resources.roots())

@@ -1,4 +1,4 @@
-"""Model settings in, a local `transformers` folder out: its digest, context length, tokenizer and what is wrong with it.
+"""Model settings in, a local `transformers` folder out, with its digest, context length, tokenizer and problems.
 
 Everything here but `load_model` works without torch, so that plans and identities cost no model load. The one truth
 about tokens is the folder's `tokenizer.json`, read with the `tokenizers` library: settings, engines, training and
@@ -282,13 +282,21 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
         raise ConfigError(problems)
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
-    model = AutoModelForCausalLM.from_pretrained(
-        model_folder(settings),
-        dtype=getattr(torch, settings.dtype.value),
-        use_safetensors=True,
-        local_files_only=True,
-    )
+    # A bar per opened engine would stand between the lines of the stages' own progress.
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_folder(settings),
+            dtype=getattr(torch, settings.dtype.value),
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     return model.eval()
 
 

@@ -5,6 +5,7 @@ The files are read here without lm-eval, so that settings can be checked before 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,7 @@ class TaskFile:
 
     def paths(self, data: str) -> list[Path]:
         """The data files of this task, for this choice of data: `calf` or a folder."""
-        if data == CALF:
-            return [resources.PACKAGE / "calf" / "data" / name for name in self.calf_files]
-        return [Path(data).expanduser() / name for name in self.files]
+        return data_paths(data, self.files, self.calf_files)
 
     def identity(self, data: str) -> dict[str, Any]:
         """What the task's results depend on besides the model: name, definition and content of the data, no path."""
@@ -61,6 +60,13 @@ class TaskFile:
             "definition": identity.file_digest(self.path),
             "data": [identity.file_digest(path) for path in self.paths(data)],
         }
+
+
+def data_paths(data: str, files: Sequence[str], calf_files: Sequence[str]) -> list[Path]:
+    """The files that a choice of data stands for: `calf`, or a folder of the user's."""
+    if data == CALF:
+        return [resources.PACKAGE / "calf" / "data" / name for name in calf_files]
+    return [Path(data).expanduser() / name for name in files]
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,7 +84,7 @@ def tasks_folder() -> Path:
 def read_task(path: Path) -> TaskFile:
     """One task file. Raises DataError naming the file and the key that is missing."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         about = content["metadata"]
         return TaskFile(
             name=content["task"],
@@ -108,7 +114,7 @@ def catalogue() -> dict[str, TaskFile]:
         task = read_task(path)
         if task.name in found:
             raise ConfigError(
-                [f"expected one file for each task, found '{task.name}' in {found[task.name].path} and {path}; rename one"]
+                [f"expected one file for each task, found '{task.name}' in {found[task.name].path} and {path}; rename"]
             )
         found[task.name] = task
     return found

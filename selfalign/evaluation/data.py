@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,12 @@ class Item:
     """Candidates of which one or more are true (TruthfulQA's second list), in the order shown."""
     truths: tuple[bool, ...] = ()
     """Which of them are true."""
+
+
+def item_of(doc: Mapping[str, Any]) -> Item:
+    """An item from its fields as lists: what lm-eval hands around."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in doc.items()}
+    return Item(**fields)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -108,7 +114,9 @@ def read_truthfulqa(path: Path) -> Iterator[Item]:
         several = _labels(_field(record, "mc2_targets", _Pairs, where), where)
         _one_right(one, where)
         if not any(several.values()) or all(several.values()):
-            raise DataError(f"{where}: expected true and false candidates in mc2_targets, found only one kind; repair it")
+            raise DataError(
+                f"{where}: expected true and false candidates in mc2_targets, found only one kind; repair it"
+            )
         yield _item(_field(record, "question", str, where), "", one, several)
 
 

@@ -31,13 +31,13 @@ class EvaluationSettings:
     """Items of each task (>= 0); 0 takes all. Fewer items are chosen by a seeded hash of their content, so that they
     are a sample of the whole file and a smaller limit's items are among a larger one's."""
     chat_prompt: str = "standard"
-    """Name of the text in `principles/prompts/` that stands before each question. The paper uses its standard prompt for
-    generated answers and its verbose one for multiple choice; one for all keeps arms comparable."""
+    """Name of the text in `principles/prompts/` that stands before each question. The paper uses its standard
+    prompt for generated answers and its verbose one for multiple choice; one for all keeps arms comparable."""
     max_new_tokens: int = 128
-    """Token budget of a generated answer (> 0). Shorter than the reference's 512: enough for an answer to be told apart."""
+    """Token budget of a generated answer (> 0). Ours, chosen for speed: answers that it cuts have `finish: length`."""
     temperature: float = 0.0
-    """Temperature of generated answers (>= 0); 0 takes the likeliest token. The paper samples at 0.7, which adds noise to a
-    comparison of arms."""
+    """Temperature of generated answers (>= 0); 0 takes the likeliest token. The paper samples at 0.7,
+    which adds noise to a comparison of arms."""
     seed: int = 0
     """Seeds the choice of items where `limit` is set, and sampling where `temperature` is above 0."""
 
@@ -82,8 +82,8 @@ def problems(settings: EvaluationSettings) -> list[str]:
 def _data_problems(settings: EvaluationSettings, names: list[str]) -> list[str]:
     if settings.data != CALF and not Path(settings.data).expanduser().is_dir():
         return [
-            f"evaluation.data: expected a folder, found none at '{settings.data}'; allowed: '{CALF}' or a folder with the "
-            "files of the tasks; check the path"
+            f"evaluation.data: expected a folder, found none at '{settings.data}'; allowed: '{CALF}' or a folder "
+            "with the files of the tasks; check the path"
         ]
     found: list[str] = []
     known = catalogue()

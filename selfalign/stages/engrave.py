@@ -77,6 +77,14 @@ class Engrave:
             )
         return found
 
+    def preview(self, question: str) -> dict[str, str]:
+        """The chat prompts behind which an answer to this question is learned."""
+        metas, _ = self._texts()
+        return {
+            name: prompts.chat_prompt(meta, self.assistant, question)
+            for name, meta in zip(self.chat_prompts, metas, strict=True)
+        }
+
     def examples(self, responses: Artifact) -> list[Example]:
         """The training examples of kept responses and identity rows; each picks its chat prompt by its own id."""
         rows = [(r.id, r.prompt_text, r.text, r.source, r.finish != "length") for r in read_responses(responses)]

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from selfalign import prompts
 from selfalign.artifacts import Artifact, Outcome
 from selfalign.errors import ConfigError
-from selfalign.evaluation.chat import Chat
-from selfalign.evaluation.settings import EvaluationSettings, data_digest
-from selfalign.identity import digest, plain
+from selfalign.evaluation.protocols import Chat, text_chat
+from selfalign.evaluation.settings import EvaluationSettings
+from selfalign.identity import digest
 from selfalign.stages.base import Context
 from selfalign.stages.self_align import SelfAlign
 
@@ -47,31 +47,23 @@ class Evaluate:
         """How a question becomes a prompt, and where its answer ends."""
         if self.prompted is not None:
             layout, _, _, stem = self.prompted.arm()
-            assistant = self.prompted.assistant
+            assistant = self.prompted.speaker()
             return Chat(
-                name="principles",
                 wrap=lambda question: prompts.self_align_answer_prompt(stem, layout, assistant, question),
                 stops=prompts.self_align_stops(layout, assistant),
-                shared=stem,
+                joint=" ",
             )
         meta = prompts.fill(prompts.load_text(self.settings.chat_prompt, self.texts), self.assistant)
-        return Chat(
-            name=self.settings.chat_prompt,
-            wrap=lambda question: prompts.chat_prompt(meta, self.assistant, question),
-            stops=prompts.CHAT_STOPS,
-            shared=meta,
-        )
+        return text_chat(meta, self.assistant)
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Tasks, protocols, content of the data, layout and model."""
-        settings = plain(self.settings)
-        for key in ("data", "subjects", "chat_prompt"):
-            del settings[key]
-        layout = self._chat().wrap("\0")
+        settings = self.settings.identity()
+        del settings["chat_prompt"]
         return {
             "settings": settings,
             "subject": self.subject,
-            "content": {"data": data_digest(self.settings), "layout": digest(layout)},
+            "content": {"layout": digest(self._chat().wrap("\0"))},
             "engine": context.engine.identity(),
         }
 
@@ -91,14 +83,25 @@ class Evaluate:
             ]
         return []
 
+    def preview(self, question: str) -> dict[str, str]:
+        """The prompt in which this model is asked."""
+        return {self.subject: self._chat().wrap(question)}
+
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
         """Write `scores.jsonl` (one Score a row) and `items.jsonl` (every outcome behind them)."""
         # Imported here: it brings lm-eval in, which start-up must not pay for.
         from selfalign.evaluation.harness import evaluate
 
         adapter = inputs["adapter"].path / "adapter" if "adapter" in inputs else None
-        with context.engine.open(adapter) as engine, context.progress(f"scores_{self.subject}", 0, "requests") as progress:
-            scores = evaluate(engine, self.settings, self._chat(), out, subject=self.subject, progress=progress)
+        with context.engine.open(adapter) as engine, context.progress(f"scores_{self.subject}", 0, "requests") as shown:
+            scores = evaluate(
+                engine,
+                self.settings,
+                self._chat(),
+                out,
+                subject=self.subject,
+                progress=lambda task, done, total: shown(done, f"of {total} of {task}"),
+            )
         metrics: dict[str, float | int | str | None] = {
             f"{score.task}/{score.protocol}/{score.metric}": score.value for score in scores
         }

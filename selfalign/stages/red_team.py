@@ -97,6 +97,13 @@ class RedTeam:
             )
         return found
 
+    def preview(self, question: str) -> dict[str, str]:
+        """A topic request and a question request made from the first seeds; `question` has no place in them."""
+        topic_meta, question_meta, seeds = self._texts()
+        topics = prompts.topics_prompt(topic_meta, seeds[0].question_type, [seeds[0].topic], total=10)
+        shown, hinted = seeds[: self.seed_questions], seeds[self.seed_questions :][: self.questions_per_prompt]
+        return {"topics": topics, "questions": prompts.questions_prompt(question_meta, shown, hinted)}
+
     def _balance(self, topics: dict[str, list[str]]) -> dict[str, list[str]]:
         """Every type cut to the smallest type's number of topics, the first ones kept."""
         smallest = min(self.max_topics_per_type, *(len(names) for names in topics.values()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,8 @@ class SelfAlign:
     """Folder below `principles/` with `prompts/self_align.yaml`; empty for selfalign's own."""
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Who the assistant is."""
+    codename: str = ""
+    """Name in rules, exemplars and markers where it is another than the assistant's (reference: Watson); answers are renamed."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=256, temperature=0.5, top_p=0.95))
     """How thoughts and answer are drawn (script: 256 tokens for question, thoughts and answer together, T 0.5, top-p 0.95)."""
     seed: int = 0
@@ -61,22 +63,27 @@ class SelfAlign:
     READS: ClassVar[tuple[str, ...]] = ("prompts",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
+    def speaker(self) -> prompts.Assistant:
+        """The assistant under the name that rules and exemplars use."""
+        return replace(self.assistant, name=self.codename) if self.codename else self.assistant
+
     def arm(self) -> tuple[prompts.SelfAlignLayout, RuleSet, tuple[Exemplar, ...], str]:
         """Layout, rules, exemplars and the stem that all requests share. Raises ConfigError for a wrong choice."""
         rule_set = resolve(self.principles)
         exemplars = resolve_exemplars(self.exemplars, rule_set)
         layout = prompts.load_layout(self.texts)
-        return layout, rule_set, exemplars, prompts.self_align_stem(layout, rule_set, exemplars, self.assistant)
+        return layout, rule_set, exemplars, prompts.self_align_stem(layout, rule_set, exemplars, self.speaker())
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Settings and model; rules and exemplars enter as the text they make, not as the way they were chosen."""
         layout, rule_set, _, stem = self.arm()
         settings = plain(self)
-        for key in ("principles", "exemplars", "texts", "assistant"):
+        for key in ("principles", "exemplars", "texts", "assistant", "codename"):
             del settings[key]
         names = [[rule.id, rule.number, rule.name] for rule in rule_set.rules if not rule.is_placebo]
-        markers = [prompts.fill(text, self.assistant) for text in (layout.thoughts, layout.answer, layout.closing)]
-        content = {"stem": digest(stem), "rules": digest(names), "markers": digest(markers)}
+        markers = [prompts.fill(text, self.speaker()) for text in (layout.thoughts, layout.answer, layout.closing)]
+        content = {"stem": digest(stem), "rules": digest(names), "markers": digest(markers),
+                   "rename": self.assistant.name if self.codename else ""}
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
@@ -99,12 +106,18 @@ class SelfAlign:
             )
         return found
 
+    def preview(self, question: str) -> dict[str, str]:
+        """The prompt in which this question would be answered; without a question, the prompt file itself."""
+        layout, _, _, stem = self.arm()
+        prompt = prompts.self_align_prompt(stem, layout, self.speaker(), question) if question else stem + layout.tail
+        return {"self_align": prompt}
+
     def _requests(self, rows: list[Prompt], layout: prompts.SelfAlignLayout, stem: str) -> list[GenerateRequest]:
-        stops = prompts.self_align_stops(layout, self.assistant)
+        stops = prompts.self_align_stops(layout, self.speaker())
         return [
             GenerateRequest(
                 row.id,
-                prompts.self_align_prompt(stem, layout, self.assistant, row.text),
+                prompts.self_align_prompt(stem, layout, self.speaker(), row.text),
                 self.sampling,
                 stop=stops,
                 seed=seed_of(self.seed, "self_align", row.id),
@@ -117,9 +130,10 @@ class SelfAlign:
         self, prompt: Prompt, answer: Completion, layout: prompts.SelfAlignLayout, rule_set: RuleSet,
         copies: filters.ExemplarCopies | None,
     ) -> Response:  # fmt: skip
-        parsed = prompts.parse_response(layout, rule_set, self.assistant, answer.text)
+        parsed = prompts.parse_response(layout, rule_set, self.speaker(), answer.text)
         text = parsed.answer or ""
-        markers = [prompts.fill(m, self.assistant) for m in (layout.user, layout.thoughts, layout.answer, layout.closing)]
+        parts = (layout.user, layout.thoughts, layout.answer, layout.closing)
+        markers = [prompts.fill(part, self.speaker()) for part in parts]
         reason = filters.first_reason(
             check()
             for check in (
@@ -131,6 +145,8 @@ class SelfAlign:
                 lambda: copies.reason(text, prompt.text) if copies else "",
             )
         )
+        if self.codename:
+            text = text.replace(self.codename, self.assistant.name)
         return Response(
             short_id(prompt.id, answer.text), prompt.id, prompt.instruction, prompt.input, prompt.source,
             parsed.thoughts, parsed.cited, text, answer.text, answer.finish, not reason, reason,

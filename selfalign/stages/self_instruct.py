@@ -103,6 +103,11 @@ class SelfInstruct:
             )
         return found
 
+    def preview(self, question: str) -> dict[str, str]:
+        """A request of the first round, with the first seeds as demonstrations; `question` has no place in it."""
+        meta, seeds = self._texts()
+        return {"self_instruct": prompts.self_instruct_prompt(meta, seeds[: self.seed_demos], self.list_length)}
+
     def _requests(
         self, meta: str, seeds: list[prompts.Task], machine: list[prompts.Task], round_number: int
     ) -> tuple[list[GenerateRequest], list[int]]:

@@ -73,6 +73,10 @@ class VerboseClone:
             ]
         return []
 
+    def preview(self, question: str) -> dict[str, str]:
+        """The prompt in which the engraved model would answer this question at length."""
+        return {"verbose_clone": prompts.chat_prompt(self._meta(), self.assistant, question, verbose=True)}
+
     def _response(self, prompt: Prompt, answer: Completion, heading: str) -> Response:
         text = answer.text.strip()
         if answer.finish == "length":

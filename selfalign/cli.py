@@ -1,0 +1,166 @@
+"""The command line: `selfalign COMMAND ...`. Start-up loads nothing heavy; each command imports what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from selfalign import __version__
+from selfalign.errors import ConfigError, SelfAlignError, did_you_mean
+
+USAGE = """\
+selfalign: SELF-ALIGN as a controlled experiment
+
+  selfalign run  [KEY=VALUE ...]        run one experiment;  -m or sweeps=<name> for many
+  selfalign plan [KEY=VALUE ...]        what would run, what is there already; computes nothing
+  selfalign prompt [KEY=VALUE ...]      the exact prompt of a stage, with token counts; --diff shows what changed
+  selfalign why  RUN [STAGE]            why a stage ran: the setting or text that differs from an earlier result
+  selfalign show RUN [STAGE]            page through a stage's rows, kept or --dropped [REASON]
+  selfalign report RUN...               compare runs: terminal table and one HTML file
+  selfalign sync RUN...                 push offline W&B runs, once
+  selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
+  selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
+
+`selfalign COMMAND --help` explains a command; `selfalign run --help` lists groups and settings.
+Exit codes: 0 done, 1 a stage failed, 2 wrong settings or usage, 130 stopped with Ctrl-C.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; always ends in SystemExit."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except ConfigError as error:
+        print(f"selfalign: {len(error.problems)} problem(s) in the settings, nothing was computed:", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  - {problem}", file=sys.stderr)
+        code = error.exit_code
+    except SelfAlignError as error:
+        print(f"selfalign: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("\nselfalign: stopped; finished stages and rows are kept, the same command goes on from here", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    raise SystemExit(code)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command in ("-V", "--version"):
+        print(f"selfalign {__version__}")
+        return 0
+    if command in ("-sc", "--shell-completion", "--shell_completion"):
+        return _complete(rest)
+    if command not in COMMANDS:
+        hint = "; settings follow a command: selfalign run " + " ".join(arguments) if "=" in command else ""
+        print(f"selfalign: unknown command '{command}'{did_you_mean(command, COMMANDS)}{hint}\n", file=sys.stderr)
+        print(USAGE, end="", file=sys.stderr)
+        return 2
+    return COMMANDS[command](rest)
+
+
+def _run(arguments: list[str]) -> int:
+    """`selfalign run`: checks all jobs first, then hands over to Hydra, whose flags all work."""
+    from hydra._internal.utils import get_args_parser
+
+    from selfalign import groups
+
+    parsed = get_args_parser().parse_args(arguments)
+    groups.register(parsed.config_dir)
+    if parsed.help or parsed.hydra_help:
+        return _hydra(arguments)
+    jobs, multirun = groups.jobs(parsed.overrides, multirun=parsed.multirun)
+    if parsed.cfg or parsed.info:
+        return _hydra(arguments)
+    experiments = groups.checked(jobs)
+    code = _hydra(arguments)
+    if not multirun:
+        return code or _RESULTS[-1]
+    from selfalign.runner import print_sweep
+
+    return code or print_sweep(experiments)
+
+
+_RESULTS: list[int] = []
+"""Exit codes of the jobs that ran in this process."""
+
+
+def _hydra(arguments: list[str]) -> int:
+    """Let Hydra read the command line and call `_job` for each job; returns Hydra's own exit code."""
+    import hydra
+
+    from selfalign import groups
+
+    sys.argv = ["selfalign run", *arguments]
+    # Hydra's hint would send users into its own frames; an unexpected error shows its whole traceback instead.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        hydra.main(version_base="1.3", config_path=str(groups.config_folder()), config_name="config")(_job)()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def _job(config: object) -> None:
+    """One job of Hydra's: also called in the worker processes of a parallel launcher."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from selfalign import groups, runner
+
+    experiment = groups.to_experiment(config)  # type: ignore[arg-type]
+    task = list(HydraConfig.get().overrides.task)
+    try:
+        _RESULTS.append(runner.execute(experiment, arguments=task))
+    except SelfAlignError as error:
+        print(f"selfalign: {error}", file=sys.stderr)
+        _RESULTS.append(error.exit_code)
+
+
+def _complete(arguments: list[str]) -> int:
+    """Shell completion: commands here, settings by Hydra (`selfalign -sc install=bash`)."""
+    from selfalign import groups
+
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if any(word.startswith("query=") for word in arguments):
+        if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+            print("\n".join(name for name in COMMANDS if name.startswith(words[1] if len(words) > 1 else "")))
+            return 0
+        # Hydra completes what follows the program's name.
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]]) + (" " if line.endswith(" ") else "")
+    groups.register()
+    return _hydra(["-sc", *arguments])
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    def call(arguments: list[str]) -> int:
+        from selfalign import commands
+
+        return getattr(commands, name)(arguments)
+
+    return call
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "plan": _command("plan"),
+    "prompt": _command("prompt"),
+    "why": _command("why"),
+    "show": _command("show"),
+    "report": _command("report"),
+    "sync": _command("sync"),
+    "import": _command("import_reference"),
+    "tasks": _command("tasks"),
+}
+"""Command -> function of its arguments that returns the exit code."""

@@ -1,0 +1,267 @@
+"""The commands that look instead of run: plan, prompt, why, show, report, sync, import, tasks."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selfalign import experiment as experiments
+from selfalign import jsonl
+from selfalign.artifacts import MANIFEST, Store
+from selfalign.errors import ConfigError, SelfAlignError, unknown
+from selfalign.experiment import Experiment
+from selfalign.identity import differences
+from selfalign.runner import resolve_run, run_folder
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"selfalign {name}", description=description)
+
+
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for `selfalign run`")
+
+
+def _compose(overrides: Sequence[str]) -> Experiment:
+    from selfalign import groups
+
+    groups.register()
+    return groups.compose(overrides)
+
+
+# ---------------------------------------------------------------------------------------------------------- plan
+
+
+def plan(arguments: list[str]) -> int:
+    """What a run would do: each node, whether its result is there, and the prompt tokens it would send."""
+    parser = _parser("plan", "What would run, and what is there already. Computes nothing.")
+    _overrides(parser)
+    parser.add_argument("-m", "--multirun", action="store_true", help="expand comma-separated values into many runs")
+    given = parser.parse_intermixed_args(arguments)
+    from selfalign import groups
+    from selfalign.pipeline import plan as plan_pipeline
+
+    groups.register()
+    jobs, _ = groups.jobs(given.overrides, multirun=given.multirun)
+    planned: set[str] = set()
+    for job, one in zip(jobs, groups.checked(jobs), strict=True):
+        nodes, left_out = experiments.fitting(one, experiments.pipeline(one))
+        store = Store(Path(one.store))
+        print(f"{' '.join(job) or one.name}: {run_folder(one)}")
+        for name, why in left_out.items():
+            print(f"  {name:<18} left out   {why}")
+        for name, item in plan_pipeline(nodes, store, experiments.context(one, quiet=True)).items():
+            status = "reuse" if item.is_published else "shared" if item.artifact in planned else "compute"
+            planned.add(item.artifact)
+            print(f"  {name:<18} {status:<9}  {item.artifact}  {_prompt_tokens(item.node.stage, one)}".rstrip())
+    return 0
+
+
+def _prompt_tokens(stage: Any, one: Experiment) -> str:
+    preview = getattr(stage, "preview", None)
+    if preview is None:
+        return ""
+    tokens = ", ".join(f"{one.engine.count_tokens(text):,}" for text in preview("").values())
+    return f"prompt of {tokens} tokens"
+
+
+# -------------------------------------------------------------------------------------------------------- prompt
+
+
+def prompt(arguments: list[str]) -> int:
+    """The exact prompts of a stage, or how the principles' and exemplars' settings change them."""
+    parser = _parser("prompt", "Print the exact prompt that a stage would send, with token counts.")
+    _overrides(parser)
+    parser.add_argument("--stage", default="responses", help="node of the pipeline (default: responses, the self-align prompt)")
+    parser.add_argument("--question", default="How do otters keep warm?", help="the question in the prompt's open slot")
+    parser.add_argument(
+        "--diff", action="store_true", help="show what the overrides of principles and exemplars change, line by line"
+    )
+    given = parser.parse_intermixed_args(arguments)
+    one = _compose(given.overrides)
+    texts = _previews(one, given.stage, given.question)
+    if not given.diff:
+        for label, text in texts.items():
+            print(text)
+            print(f"\n[{label}: {one.engine.count_tokens(text):,} tokens by the tokenizer of the model]", file=sys.stderr)
+        return 0
+    rest = [text for text in given.overrides if not text.lstrip("+~").startswith(("principles", "exemplars"))]
+    whole = _compose(rest)
+    for label, before in _previews(whole, given.stage, given.question).items():
+        after = texts[label]
+        for line in difflib.unified_diff(before.split("\n"), after.split("\n"), "before", "after", lineterm="", n=1):
+            print(line)
+        tokens = [one.engine.count_tokens(text) for text in (before, after)]
+        print(f"\n[{label}: {tokens[0]:,} -> {tokens[1]:,} tokens ({tokens[1] - tokens[0]:+,})]", file=sys.stderr)
+    return 0
+
+
+def _previews(one: Experiment, node: str, question: str) -> dict[str, str]:
+    nodes = experiments.pipeline(one)
+    known = [name for name, item in nodes.items() if hasattr(item.stage, "preview")]
+    if node not in known:
+        raise ConfigError([f"--stage: {unknown('node with a prompt', node, known)}"])
+    if found := nodes[node].stage.problems(experiments.context(one, quiet=True)):
+        blocking = [problem for problem in found if "stages=fitting" not in problem]
+        if blocking:
+            raise ConfigError(blocking)
+    return nodes[node].stage.preview(question)  # type: ignore[attr-defined]
+
+
+# ----------------------------------------------------------------------------------------------------- why, show
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _nodes(folder: Path, chosen: str | None) -> dict[str, dict[str, Any]]:
+    nodes = _manifest(folder)["nodes"]
+    if chosen is not None and chosen not in nodes:
+        raise SelfAlignError(f"{folder}: {unknown('stage', chosen, nodes)}")
+    return nodes if chosen is None else {chosen: nodes[chosen]}
+
+
+def why(arguments: list[str]) -> int:
+    """For each node of a run: computed or reused, and how it differs from the nearest other result of its stage."""
+    parser = _parser("why", "Why a stage ran or was reused: the setting or text that differs from the nearest other result.")
+    parser.add_argument("run", help="run folder, or its name in runs/")
+    parser.add_argument("stage", nargs="?", help="node of the pipeline; all without it")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    given = parser.parse_args(arguments)
+    folder = resolve_run(given.run, Path(given.runs))
+    for name, entry in _nodes(folder, given.stage).items():
+        print(f"{name}: {entry['status']}  {entry['artifact']}  {entry['why']}".rstrip())
+        own = Path(entry["path"] or ".")
+        if not entry["path"] or not (own / MANIFEST).is_file():
+            continue
+        nearest = _nearest(own)
+        if nearest is None:
+            print(f"  no other result of {entry['stage']} in {own.parent}")
+            continue
+        other, changes = nearest
+        print(f"  nearest other result: {other.name}")
+        for key, old, new in changes:
+            print(f"    {key}: {_brief(old)} -> {_brief(new)}")
+    return 0
+
+
+def _nearest(own: Path) -> tuple[Path, list[tuple[str, Any, Any]]] | None:
+    """The other artifact of the same stage that differs in the fewest keys, and those keys."""
+    keys = ("version", "identity", "inputs")
+    mine = {key: value for key, value in _manifest(own).items() if key in keys}
+    found = []
+    for path in own.parent.glob(f"{own.name.split('-')[0]}-*"):
+        if path != own and (path / MANIFEST).is_file():
+            theirs = {key: value for key, value in _manifest(path).items() if key in keys}
+            found.append((path, differences(theirs, mine)))
+    return min(found, key=lambda item: (len(item[1]), item[0].name), default=None)
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def show(arguments: list[str]) -> int:
+    """Rows of a stage, one below the other; dropped ones with their reasons."""
+    parser = _parser("show", "Page through a stage's rows.")
+    parser.add_argument("run", help="run folder, or its name in runs/")
+    parser.add_argument("stage", nargs="?", help="node of the pipeline; without it, the funnel of all")
+    parser.add_argument("--dropped", nargs="?", const="", metavar="REASON", help="dropped rows, of one reason if given")
+    parser.add_argument("--limit", type=int, default=10, help="rows to show (default 10; 0 = all)")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    given = parser.parse_args(arguments)
+    folder = resolve_run(given.run, Path(given.runs))
+    nodes = _nodes(folder, given.stage)
+    if given.stage is None:
+        for name, entry in nodes.items():
+            counts = entry["counts"]
+            dropped = ", ".join(f"{reason} {number}" for reason, number in counts.get("dropped", {}).items())
+            print(f"{name:<18} {entry['status']:<9} in {counts.get('in', 0):>6,}  kept {counts.get('kept', 0):>6,}  {dropped}".rstrip())
+        return 0
+    path = Path(nodes[given.stage]["path"])
+    file = next((path / f for f in ("responses.jsonl", "prompts.jsonl", "items.jsonl", "metrics.jsonl") if (path / f).is_file()), None)
+    if file is None:
+        raise SelfAlignError(f"{given.stage} has no rows to show: its status is {nodes[given.stage]['status']}")
+    rows = [row for row in jsonl.iterate(file) if row.get("kept", True) == (given.dropped is None)]
+    if given.dropped:
+        reasons = {row["reason"] for row in rows}
+        rows = [row for row in rows if row["reason"] == given.dropped]
+        if not rows:
+            raise SelfAlignError(f"{file}: {unknown('reason', given.dropped, reasons)}")
+    for row in rows[: given.limit or None]:
+        print("-" * 80)
+        for key, value in row.items():
+            if value not in ("", None, []):
+                print(f"{key:>14}: {_indented(value)}")
+    print("-" * 80 + f"\n{min(len(rows), given.limit or len(rows))} of {len(rows)} rows of {file}")
+    return 0
+
+
+def _indented(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("\n", "\n" + " " * 16)
+
+
+# -------------------------------------------------------------------------------------- report, sync, import, tasks
+
+
+def report(arguments: list[str]) -> int:
+    """The comparison of one run or several: a table in the terminal, one HTML file."""
+    parser = _parser("report", "Compare runs: terminal table and one self-contained HTML file.")
+    parser.add_argument("run", nargs="+", help="run folders, or their names in runs/")
+    parser.add_argument("--out", default="", help="HTML file to write (default: report.html in the first run's folder)")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    given = parser.parse_args(arguments)
+    from selfalign import report as reports
+
+    folders = [resolve_run(name, Path(given.runs)) for name in given.run]
+    out = Path(given.out) if given.out else folders[0] / "report.html"
+    reports.print_scores(folders)
+    reports.write(folders, out)
+    print(f"report: {out}", file=sys.stderr)
+    return 0
+
+
+def sync(arguments: list[str]) -> int:
+    """Push the offline W&B runs of some run folders; what was pushed before is not pushed again."""
+    parser = _parser("sync", "Push offline W&B runs, once, however often it is called.")
+    parser.add_argument("run", nargs="+", help="run folders, or their names in runs/")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    given = parser.parse_args(arguments)
+    from selfalign import tracking
+
+    for line in tracking.sync([resolve_run(name, Path(given.runs)) for name in given.run]):
+        print(line)
+    return 0
+
+
+def import_reference(arguments: list[str]) -> int:
+    """The reference's texts, verbatim, as sets of the user's own."""
+    parser = _parser("import", "Read principles, exemplars, prompts and seeds from a checkout of the reference.")
+    parser.add_argument("what", choices=["dromedary"], help="which reference")
+    parser.add_argument("folder", help="its checkout (the folder that holds prompts/)")
+    parser.add_argument("--name", default="", help="name of the set (default: dromedary_v1 or dromedary_v2, by what is found)")
+    parser.add_argument("--to", default="", help="root to write to (default: SELFALIGN_HOME, else ~/.config/selfalign)")
+    given = parser.parse_args(arguments)
+    from selfalign import importer, resources
+
+    to = Path(given.to) if given.to else resources.user_root()
+    for line in importer.import_dromedary(Path(given.folder), to, given.name):
+        print(line)
+    return 0
+
+
+def tasks(arguments: list[str]) -> int:
+    """The folder of the lm-eval tasks."""
+    _parser("tasks", 'Print the folder of the lm-eval tasks, for lm_eval --include_path "$(selfalign tasks)".').parse_args(arguments)
+    from selfalign.evaluation.catalogue import tasks_folder
+
+    print(tasks_folder())
+    return 0

@@ -1,0 +1,172 @@
+"""From outcomes to scores: the rows of `items.jsonl` in, Scores out, or the reason why there is no number.
+
+Ours: lm-eval gives a model of NaNs or constants a perfect score wherever the right answer comes first, so a number is
+only given where the log-probabilities behind it can be those of a working model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from selfalign.evaluation.data import Item
+from selfalign.evaluation.protocols import EXAMS, Outcome
+from selfalign.records import Score
+
+MAX_TIED = 0.5
+"""Above this share of items with no difference at all between candidates, a score says nothing about the model."""
+MIN_FOR_POSITION = 20
+"""Items (> 1) from which a choice that is always at the same shown position is taken for broken: with two candidates in
+random order, a model that answers by content does that once in 2**19 times."""
+
+
+def broken(outcomes: Sequence[Outcome]) -> str:
+    """Why these outcomes say nothing about the model that gave them; empty where they do."""
+    total = len(outcomes)
+    if not total:
+        return "no items"
+    infinite = sum(not outcome.scores for outcome in outcomes)
+    if infinite:
+        return f"{infinite} of {total} items have a log-probability that is NaN or infinite"
+    tied = sum(len(outcome.best) == len(outcome.shown) for outcome in outcomes)
+    if tied > MAX_TIED * total:
+        return f"all candidates tie on {tied} of {total} items: the log-probabilities are constant"
+    positions = {outcome.best for outcome in outcomes}
+    if total >= MIN_FOR_POSITION and len(positions) == 1:
+        return f"the choice is at shown position {min(positions)[0] + 1} in all {total} items, whose order is random"
+    return ""
+
+
+def mean(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of one value or more, and its standard error sqrt(sample variance / n) (None for a single value)."""
+    total = len(values)
+    average = math.fsum(values) / total
+    if total == 1:
+        return average, None
+    return average, math.sqrt(math.fsum((value - average) ** 2 for value in values) / (total - 1) / total)
+
+
+def score(
+    subject: str,
+    task: str,
+    protocol: str,
+    metric: str,
+    values: Sequence[float],
+    *,
+    chance: float | None = None,
+    reason: str = "",
+) -> Score:
+    """The mean of some per-item values as a Score: without a number where there is a reason not to believe it."""
+    if not reason and not values:
+        reason = "no items"
+    if not reason and not all(math.isfinite(value) for value in values):
+        reason = "a per-item value is NaN or infinite"
+    value, stderr = (None, None) if reason else mean(values)
+    return Score(subject, task, protocol, metric, value, stderr, len(values), chance, not reason, reason)
+
+
+def exam_scores(subject: str, task: str, outcomes: Sequence[Outcome]) -> list[Score]:
+    """The scores of the items (one or more) of one task and protocol: over all, then by category where there are some.
+
+    Chance is the mean over items of 1/candidates; for mc2 of the share of true candidates, which is what a model gets
+    that gives every candidate the same probability. A protocol that is broken is so in every category.
+    """
+    exam = EXAMS[outcomes[0].protocol]
+    reason = broken(outcomes)
+    groups: dict[str, list[Outcome]] = {exam.metric: list(outcomes)}
+    for outcome in outcomes:
+        if outcome.category:
+            groups.setdefault(f"{exam.metric}_{outcome.category}", []).append(outcome)
+    return [
+        score(
+            subject,
+            task,
+            exam.name,
+            metric,
+            [outcome.correct for outcome in group],
+            chance=mean([outcome.chance for outcome in group])[0],
+            reason=reason,
+        )
+        for metric, group in groups.items()
+    ]
+
+
+# -------------------------------------------------------------------------------------------------- rows of items.jsonl
+
+GENERATE = "generate"
+"""Name of the protocol of generated answers."""
+ANSWER_METRICS: Mapping[str, Callable[[str], float]] = {
+    "mean_words": lambda answer: float(len(answer.split())),
+    "empty_share": lambda answer: float(not answer.strip()),
+}
+"""What is measured on a generated answer; the metric is the mean over items."""
+
+
+def plain_number(value: float) -> float | str:
+    """A number as JSON can hold it: NaN and the infinities become their names, which `float` reads back."""
+    return value if math.isfinite(value) else str(value)
+
+
+def outcome_row(task: str, outcome: Outcome) -> dict[str, Any]:
+    """One line of items.jsonl: everything that is needed to compute the item's outcome again."""
+    return {
+        "task": task,
+        "protocol": outcome.protocol,
+        "item": outcome.item,
+        "category": outcome.category,
+        "question": outcome.question,
+        "choices": list(outcome.shown),
+        "right": [int(is_right) for is_right in outcome.right],
+        "logprobs": [plain_number(value) for value in outcome.logprobs],
+        "choice": list(outcome.best),
+        "correct": outcome.correct if outcome.scores else None,
+        "chance": outcome.chance,
+    }
+
+
+def outcome_of(row: Mapping[str, Any]) -> Outcome:
+    """The outcome behind a row of items.jsonl, from its log-probabilities: `choice` and `correct` are computed anew."""
+    return Outcome(
+        row["protocol"],
+        row["item"],
+        row["category"],
+        row["question"],
+        tuple(row["choices"]),
+        tuple(bool(label) for label in row["right"]),
+        tuple(float(value) for value in row["logprobs"]),
+    )
+
+
+def answer_row(task: str, item: Item, answer: str) -> dict[str, Any]:
+    """One line of items.jsonl for a generated answer."""
+    return {
+        "task": task,
+        "protocol": GENERATE,
+        "item": item.id,
+        "category": item.category,
+        "question": item.question,
+        "answer": answer.strip(),
+    }
+
+
+def scores_of(subject: str, rows: Iterable[Mapping[str, Any]]) -> list[Score]:
+    """All scores of the rows of items.jsonl, task by task and protocol by protocol in the order of the rows.
+
+    A row with `truncated_tokens` also counts towards `truncated_share`: the share of items with a prompt that did not
+    fit the model's context and lost its beginning. Nothing but the rows is looked at, so numbers can be checked later.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["protocol"]), []).append(row)
+    found: list[Score] = []
+    for (task, protocol), group in groups.items():
+        if protocol == GENERATE:
+            for metric, measure in ANSWER_METRICS.items():
+                found.append(score(subject, task, protocol, metric, [measure(row["answer"]) for row in group]))
+        else:
+            found += exam_scores(subject, task, [outcome_of(row) for row in group])
+            cut = [float(row["truncated_tokens"] > 0) for row in group if "truncated_tokens" in row]
+            if cut:
+                found.append(score(subject, task, protocol, "truncated_share", cut))
+    return found

@@ -1,0 +1,287 @@
+"""Hydra's side of the configuration: schemas from the dataclasses, groups from the folders, and all problems at once.
+
+Only this file and cli.py know Hydra. `compose` gives a plain `Experiment`; the same object can be built without Hydra.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from selfalign import experiment, resources
+from selfalign.engines.huggingface import HuggingFace
+from selfalign.engines.scripted import Scripted
+from selfalign.errors import ConfigError, did_you_mean, unknown
+from selfalign.experiment import Experiment
+
+ENGINES = {"huggingface": HuggingFace, "scripted": Scripted}
+"""The engine of each choice of `engine=`: the dataclass whose fields are its settings."""
+
+
+SHARED = ("model", "principles", "exemplars", "assistant", "texts", "seed")
+"""Settings at the top level that every node below with a field of the same name takes, unless it is given its own."""
+
+
+def _schema(kind: type) -> DictConfig:
+    """A dataclass as a Hydra schema, in which shared settings below the top level refer to those at the top.
+
+    OmegaConf marks the node of a frozen dataclass read-only, which would refuse every override; the flag goes, the
+    types stay (hydra issue 724).
+    """
+    node = OmegaConf.structured(kind)
+    _writable(node)
+    _share(node, top=kind is Experiment)
+    return node
+
+
+def _share(node: DictConfig, *, top: bool) -> None:
+    for key in list(node.keys()):
+        if key in SHARED and not top:
+            # Assigned here and not merged from YAML: a merge refuses to put a reference over a typed node.
+            node[key] = f"${{{key}}}"
+        elif isinstance(child := node._get_node(key), DictConfig) and not (child._is_none() or child._is_missing()):
+            if not (top and key in SHARED):
+                _share(child, top=False)
+
+
+def _writable(node: DictConfig | ListConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+        child = node._get_node(key)
+        if isinstance(child, (DictConfig, ListConfig)) and not child._is_none() and not child._is_missing():
+            _writable(child)
+
+
+def register(config_dir: str | None = None) -> None:
+    """Tell Hydra the schemas, the search path, and the files of `experiments/` and `sweeps/` as groups.
+
+    Call once before composing. `config_dir` is a further root of groups, as given by Hydra's --config-dir.
+    """
+    store = ConfigStore.instance()
+    store.store(group="schema", name="experiment", node=_schema(Experiment), provider="selfalign")
+    for name, kind in ENGINES.items():
+        store.store(group="schema/engine", name=name, node=_schema(kind), provider="selfalign")
+    for group in ("experiments", "sweeps"):
+        # The nearest root is stored last, so that a user's file hides a shipped one of the same name.
+        for root in reversed(resources.roots()):
+            for path in sorted((root / group).glob("*.yaml")):
+                store.store(group=group, name=path.stem, node=_group_file(path), package="_global_", provider=str(path))
+    further = [f"file://{Path(config_dir).resolve()}"] if config_dir else []
+    OmegaConf.register_new_resolver("selfalign_search_path", lambda: further + _search_path(), replace=True)
+    # A swept list as Hydra writes it: leave_one_out(ids) -> "[],[a],[b]".
+    OmegaConf.register_new_resolver("selfalign_leave_one_out", _leave_one_out, replace=True)
+
+
+def _group_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: expected YAML, found a mistake: {' '.join(str(error).split())}"]) from None
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError([f"{path}: expected a mapping of settings, found {type(content).__name__}"])
+    return content or {}
+
+
+def _search_path() -> list[str]:
+    shipped = resources.shipped_root()
+    return [f"file://{root / 'conf'}" for root in resources.roots() if root != shipped and (root / "conf").is_dir()]
+
+
+def _leave_one_out(ids: Sequence[str]) -> str:
+    return ",".join(["[]", *(f"[{name}]" for name in ids)])
+
+
+def config_folder() -> Path:
+    """The folder of Hydra's primary configuration."""
+    return resources.shipped_root() / "conf"
+
+
+# ------------------------------------------------------------------------------------------------- composing
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="selfalign"):
+        yield
+
+
+def to_experiment(config: DictConfig) -> Experiment:
+    """The composed configuration as a plain object. Raises ConfigError for a value that is still missing."""
+    try:
+        found = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or str(error)
+        raise ConfigError([_missing(str(key))]) from None
+    except OmegaConfBaseException as error:
+        raise ConfigError([_first_line(error)]) from None
+    assert isinstance(found, Experiment) and is_dataclass(found.engine)  # the schema of config.yaml makes it so
+    return found
+
+
+def _missing(key: str) -> str:
+    known = {
+        "model.path": "model=hf needs model.path=<local folder or hub name>",
+        "evaluation.data": "evaluation=paper needs evaluation.data=<folder with the data files>, or SELFALIGN_DATA",
+    }
+    return f"{key}: expected a value, found none; {known.get(key, f'give {key}=<value>')}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a multirun: one list of overrides for each combination of comma-separated values."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    Plugins.instance()
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [list(job) for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+
+
+def jobs(overrides: Sequence[str], *, multirun: bool = False) -> tuple[list[list[str]], bool]:
+    """The override lists of all jobs that a command line means, and whether it is a multirun.
+
+    A multirun comes from `-m`, or from a file of `sweeps/` that sets hydra.mode. Raises ConfigError with every override
+    that is wrong.
+    """
+    single = [_first_choice(override) for override in overrides]
+    config = _composed(single, with_hydra=True)
+    swept = config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN"
+    if not (multirun or swept):
+        return [list(overrides)], False
+    params = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) if config.hydra.sweeper.params else {}
+    axes = [f"{key}={value}" for key, value in params.items()]  # type: ignore[union-attr]
+    return expand([*axes, *overrides]), True
+
+
+def _first_choice(override: str) -> str:
+    """A swept override reduced to its first value, so that the command line can be composed once as a whole."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return override
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.key_or_group}={next(iter(parsed.sweep_string_iterator()))}"
+
+
+def _composed(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """The configuration of one job. Raises ConfigError with every override that is wrong, each with a suggestion."""
+    with _hydra():
+        try:
+            return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+            found = _blame(overrides)
+            if not found:
+                raise
+    raise ConfigError(found)
+
+
+def compose(overrides: Sequence[str]) -> Experiment:
+    """The experiment of one job. Raises ConfigError with every override that is wrong, each with a suggestion."""
+    return to_experiment(_composed(overrides))
+
+
+def _blame(overrides: Sequence[str]) -> list[str]:
+    """What is wrong with each override: tried one by one on top of those that are right, group choices first."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = [group for group in loader.list_groups("") if group not in ("schema", "hydra")]
+    parser = OverridesParser.create()
+    parsed: list[Override] = []
+    found: list[str] = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException:
+            found.append(f"'{text}': expected KEY=VALUE, found something else; quote values with spaces, commas or brackets")
+    parsed.sort(key=lambda override: override.key_or_group not in groups)
+    right: list[str] = []
+    for override in parsed:
+        line = override.input_line or ""
+        try:
+            hydra_compose("config", overrides=[*right, line])
+            right.append(line)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            found.append(_explain(override, groups, error))
+    return found
+
+
+def _explain(override: Override, groups: Sequence[str], error: Exception) -> str:
+    key, line = override.key_or_group, override.input_line
+    if key in groups:
+        options = GlobalHydra.instance().config_loader().get_group_options(key)
+        values = override.value() if isinstance(override.value(), list) else [override.value()]
+        wrong = [str(value) for value in values if str(value) not in options]  # type: ignore[union-attr]
+        if wrong:
+            return f"{line}: {unknown(f'choice for {key}=', wrong[0], options)}"
+    settings = setting_names()
+    if key not in settings and key not in groups and not key.startswith("hydra"):
+        parent, _, last = key.rpartition(".")
+        beside = [name for name in settings if name.rpartition(".")[0] == parent]
+        if beside:
+            names = [name.rpartition(".")[2] for name in beside]
+            where = f"setting of {parent}" if parent else "setting"
+            return f"{line}: {unknown(where, last, {*names, *(groups if not parent else [])})}"
+        return f"{line}: unknown setting '{key}'{did_you_mean(key, [*settings, *groups])}"
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__  # type: ignore[assignment]
+    return f"{line}: {re.sub(chr(10) + '.*', '', str(cause), flags=re.DOTALL)}"
+
+
+def setting_names() -> list[str]:
+    """Every setting as a dotted key, engines included."""
+
+    def walk(kind: Any, prefix: str) -> Iterator[str]:
+        for field in fields(kind):
+            name = f"{prefix}{field.name}"
+            yield name
+            inner = field.default_factory if field.default_factory is not MISSING else None
+            if isinstance(inner, type) and is_dataclass(inner):
+                yield from walk(inner, f"{name}.")
+            elif inner is not None and is_dataclass(value := inner()):
+                yield from walk(type(value), f"{name}.")
+
+    found = list(walk(Experiment, ""))
+    for kind in ENGINES.values():
+        found += walk(kind, "engine.")
+    return list(dict.fromkeys(found))
+
+
+def checked(jobs: Sequence[Sequence[str]]) -> list[Experiment]:
+    """The experiments of all jobs. Raises ConfigError with every problem of every job, before any model is loaded."""
+    found: dict[str, list[str]] = {}
+    experiments: list[Experiment] = []
+    for job in jobs:
+        try:
+            one = compose(job)
+            problems = experiment.problems(one)
+            experiments.append(one)
+        except ConfigError as error:
+            problems = error.problems
+        for problem in problems:
+            found.setdefault(problem, []).append(" ".join(job) or "(no override)")
+    if found:
+        raise ConfigError(
+            problem if len(arms) == len(jobs) else f"{problem}  [in {len(arms)} of {len(jobs)} jobs: {'; '.join(arms[:3])}]"
+            for problem, arms in found.items()
+        )
+    return experiments

@@ -1,0 +1,34 @@
+"""Run folders in, the comparison out: a terminal table, one self-contained HTML file, Markdown and CSV.
+
+Nothing here loads a model or computes a score anew: every number is read from the files of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfalign.report.model import Node, Run, load_run, load_runs
+
+__all__ = ["Node", "Run", "load_run", "load_runs", "print_scores", "write"]
+
+
+def write(folders: Sequence[Path], path: Path) -> Path:
+    """Write the report of these run folders (or folders of runs) as one HTML file; returns its path.
+
+    Raises DataError for a folder that is no run.
+    """
+    # Imported here: the command line reads this package at start-up, and jinja2 is needed only now.
+    from selfalign.report import html
+
+    return html.write(load_runs(folders), path)
+
+
+def print_scores(folders: Sequence[Path]) -> None:
+    """Print the nodes and scores of these runs: tables on a terminal, aligned plain text elsewhere.
+
+    Raises DataError for a folder that is no run.
+    """
+    from selfalign.report import terminal
+
+    terminal.print_runs(load_runs(folders))

@@ -1,0 +1,131 @@
+"""Scores of runs as lines: one line a task, protocol and metric, one column a model. What is not valid is never a number.
+
+The verbose tax (Sun et al. 2023, section 4.3, discuss it for TruthfulQA and HHH) is the score after verbose cloning minus
+the score before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfalign.records import Score
+from selfalign.report.model import Run
+
+SUBJECTS = ("base", "prompted", "engraved", "cloned")
+"""Columns in the order of the method; others follow in the order in which they appear."""
+TAX = "verbose tax"
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Line:
+    """The scores of one metric in one run."""
+
+    run: Run
+    task: str
+    protocol: str
+    metric: str
+    scores: dict[str, Score]
+    """By subject."""
+
+    @property
+    def n(self) -> int | None:
+        """Items scored, where all subjects agree."""
+        counts = {score.n for score in self.scores.values()}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def chance(self) -> float | None:
+        """What a model that knows nothing would score, where all subjects agree."""
+        values = {score.chance for score in self.scores.values()}
+        return values.pop() if len(values) == 1 else None
+
+    @property
+    def tax(self) -> tuple[float, float | None] | None:
+        """cloned - engraved with its standard error as if the two were independent; None unless both are valid."""
+        engraved, cloned = self.scores.get("engraved"), self.scores.get("cloned")
+        return difference(cloned, engraved)
+
+
+def is_number(score: Score | None) -> bool:
+    """Whether a score may be shown as a number."""
+    return score is not None and score.valid and score.value is not None and math.isfinite(score.value)
+
+
+def invalid(score: Score) -> str:
+    """`invalid: <reason>` for a score that may not be shown as a number."""
+    if score.reason:
+        return f"invalid: {score.reason}"
+    return "invalid: no value" if score.value is None else "invalid: not a finite number" if score.valid else "invalid"
+
+
+def difference(left: Score | None, right: Score | None) -> tuple[float, float | None] | None:
+    """left - right with its standard error as if the two were independent; None unless both are valid."""
+    if left is None or right is None or not (is_number(left) and is_number(right)):
+        return None
+    assert left.value is not None and right.value is not None
+    if left.stderr is None or right.stderr is None:
+        return left.value - right.value, None
+    return left.value - right.value, math.hypot(left.stderr, right.stderr)
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Three decimals below ten, one above; a minus sign as wide as a plus."""
+    digits = 3 if abs(value) < 10 else 1
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def with_error(value: float, stderr: float | None, *, signed: bool = False) -> str:
+    """`0.731 ± 0.014`, or the value alone where it has no standard error."""
+    text = number(value, signed=signed)
+    return text if stderr is None or not math.isfinite(stderr) else f"{text} ± {number(stderr)}"
+
+
+def lines(run: Run) -> list[Line]:
+    """The score lines of a run, in the order of its scores.jsonl."""
+    found: dict[tuple[str, str, str], dict[str, Score]] = {}
+    for score in run.scores:
+        found.setdefault((score.task, score.protocol, score.metric), {})[score.subject] = score
+    return [Line(run, *key, scores) for key, scores in found.items()]
+
+
+def subjects(runs: Sequence[Run]) -> list[str]:
+    """The models that any of these runs scored, in column order."""
+    present = dict.fromkeys(score.subject for run in runs for score in run.scores)
+    return [name for name in SUBJECTS if name in present] + [name for name in present if name not in SUBJECTS]
+
+
+def cell(line: Line, subject: str) -> str:
+    """What stands in a subject's column: value and standard error, `invalid: <reason>`, or a dash."""
+    score = line.scores.get(subject)
+    if score is None:
+        return ABSENT
+    if not is_number(score) or score.value is None:
+        return invalid(score)
+    text = with_error(score.value, score.stderr)
+    return text if line.n is not None else f"{text} (n={score.n})"
+
+
+def tax_cell(line: Line) -> str:
+    """What stands in the column of the verbose tax."""
+    return with_error(*line.tax, signed=True) if line.tax else ABSENT
+
+
+def grid(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the score table, all as text; with several runs, the first column names the run."""
+    columns = subjects(runs)
+    with_tax = "engraved" in columns and "cloned" in columns
+    head = (["run"] if len(runs) > 1 else []) + ["task", "protocol", "metric", "n", "chance", *columns]
+    rows = []
+    for run in runs:
+        for line in lines(run):
+            row = [run.run_id] if len(runs) > 1 else []
+            row += [line.task, line.protocol, line.metric]
+            row.append(ABSENT if line.n is None else f"{line.n:,}")
+            row.append(ABSENT if line.chance is None else number(line.chance))
+            row += [cell(line, subject) for subject in columns]
+            rows.append(row + ([tax_cell(line)] if with_tax else []))
+    return head + ([TAX] if with_tax else []), rows

@@ -1,0 +1,103 @@
+"""Runs on the terminal: rich tables where there is one, aligned plain text where the output goes to a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from selfalign.report.model import Run
+from selfalign.report.scores import grid
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_NUMERIC_FROM = "n"
+"""Columns from this one on hold numbers."""
+CALF_NOTICE = (
+    "Calf is a model organism: a small model in a world of its own, in which principles have effects by construction. "
+    "Its scores show that method and instruments work; they say nothing about language models in use."
+)
+NODE_COLUMNS = ("node", "stage", "status", "in", "kept", "dropped", "seconds", "why")
+
+
+def score_table(runs: Sequence[Run]) -> Table:
+    """The scores of one run or several as a rich table; texts in it are never read as markup."""
+    head, rows = grid(runs)
+    return _table("Scores", head, rows, numeric_from=head.index(_NUMERIC_FROM))
+
+
+def node_table(run: Run) -> Table:
+    """What became of each node of a run: status, rows, seconds."""
+    return _table(f"{run.run_id}: {run.status}", NODE_COLUMNS, node_rows(run), numeric_from=3, numeric_to=7)
+
+
+def node_rows(run: Run) -> list[list[str]]:
+    """One row a node, all as text: name, stage, status, rows in, kept, dropped, seconds, why."""
+    rows = []
+    for node in run.nodes:
+        counted = node.rows_in is not None
+        counts = [f"{node.rows_in:,}", f"{node.kept:,}", f"{sum(node.dropped.values()):,}"] if counted else ["", "", ""]
+        why = node.why.splitlines()[0] if node.why else ""
+        rows.append([node.name, node.stage, node.status, *counts, f"{node.seconds:.1f}", why])
+    return rows
+
+
+def _table(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int, numeric_to: int = 10**6
+) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(head):
+        table.add_column(Text(name), justify="right" if numeric_from <= index < numeric_to else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(value, style=_style(value)) for value in row))
+    return table
+
+
+def _style(value: str) -> str:
+    if value.startswith("invalid") or value in ("failed", "blocked"):
+        return "red"
+    return "dim" if value in ("–", "reused", "skipped") else ""
+
+
+def plain_text(runs: Sequence[Run]) -> str:
+    """Nodes, notes and scores of these runs as aligned text without colour or box."""
+    parts = []
+    for run in runs:
+        parts.append(f"{run.run_id}: {run.status}, {run.seconds:.1f} s\n{_aligned(NODE_COLUMNS, node_rows(run))}")
+        parts += [f"note: {note}" for note in run.notes]
+    head, rows = grid(runs)
+    parts.append(_aligned(head, rows) if rows else "no scores")
+    if any(run.uses_calf for run in runs):
+        parts.append(CALF_NOTICE)
+    return "\n\n".join(parts) + "\n"
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = [list(head), *rows]
+    widths = [max(len(row[index]) for row in table) for index in range(len(head))]
+    return "\n".join("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in table)
+
+
+def print_runs(runs: Sequence[Run], stream: TextIO | None = None) -> None:
+    """Print nodes, notes and scores of these runs: tables on a terminal, aligned plain text elsewhere."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        stream.write(plain_text(runs))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False)
+    for run in runs:
+        console.print(node_table(run))
+        for note in run.notes:
+            console.print(Text(f"note: {note}", style="yellow"))
+    if any(run.scores for run in runs):
+        console.print(score_table(runs))
+    if any(run.uses_calf for run in runs):
+        console.print(Text(CALF_NOTICE, style="italic"))

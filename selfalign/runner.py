@@ -1,0 +1,242 @@
+"""One experiment from configuration to report: the run folder, tracking, and what the terminal shows meanwhile.
+
+A run folder can be read by a person: config.yaml, manifest.json, scores.jsonl, report.html, and under stages/ a link to
+every artifact. Running the same settings again reuses all artifacts and writes the same folder anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfalign import experiment as experiments
+from selfalign import jsonl, tracking
+from selfalign.artifacts import Store, provenance, write_json
+from selfalign.errors import ConfigError, SelfAlignError
+from selfalign.experiment import Experiment
+from selfalign.identity import plain
+from selfalign.pipeline import NodeResult, as_nodes, run
+
+TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "scores.jsonl")
+"""Files of an artifact that go to the tracker as tables."""
+
+
+def run_folder(experiment: Experiment) -> Path:
+    """Where the run of these settings is written."""
+    return Path(experiment.runs) / experiments.run_id(experiment)
+
+
+def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str = "", quiet: bool = False) -> int:
+    """Run an experiment and write its folder; returns the exit code: 0, or 1 where a stage failed.
+
+    Raises ConfigError, before anything is computed, with every problem of the settings.
+    """
+    if found := experiments.problems(experiment):
+        raise ConfigError(found)
+    folder = run_folder(experiment)
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
+    settings = tracking.scrub(plain(experiment, keep_transient=True))
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    run_name = folder.name
+    manifest: dict[str, Any] = {
+        "run_id": run_name,
+        "name": experiment.name,
+        "group": group or experiment.name,
+        "arguments": tracking.scrub_arguments(arguments),
+        "status": "running",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        **provenance(),
+        "nodes": {},
+    }
+    write_json(folder / "manifest.json", manifest)
+    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    say(f"{run_name}: {folder}")
+    tracker = tracking.open_tracker(
+        experiment.tracking,
+        folder=folder,
+        run_id=run_name,
+        name=" ".join(arguments) or experiment.name,
+        group=manifest["group"],
+        job_type="run",
+        config=settings,
+    )
+    started = time.monotonic()
+    code = 1
+    try:
+        nodes, left_out = experiments.fitting(experiment, experiments.pipeline(experiment))
+        manifest["nodes"] |= {name: _left_out(name, why, say) for name, why in left_out.items()}
+        watcher = _Watcher(folder, manifest, tracker, say, total=len(as_nodes(nodes)))
+        context = experiments.context(experiment, quiet=quiet)
+        results = run(nodes, Store(Path(experiment.store)), context, watcher)
+        code = int(any(result.status in ("failed", "blocked") for result in results.values()))
+        manifest["status"] = "failed" if code else "done"
+    except KeyboardInterrupt:
+        manifest["status"] = "interrupted"
+        code = 130
+        raise
+    except BaseException as error:
+        manifest["status"], manifest["error"] = "failed", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        manifest["seconds"] = round(time.monotonic() - started, 3)
+        _finish(folder, manifest, tracker, code)
+    _show(folder, manifest, say, quiet)
+    return code
+
+
+def _left_out(name: str, why: str, say: Any) -> dict[str, Any]:
+    say(f"  {name:<18} left out   {why}")
+    return {"stage": "", "artifact": "", "path": "", "status": "skipped", "why": why, "seconds": 0.0,
+            "counts": {}, "metrics": {}}  # fmt: skip
+
+
+class _Watcher:
+    """Follows a run: a line for each node, its manifest entry, its link in the run folder, its tables in the tracker."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, say: Any, total: int) -> None:
+        self.folder, self.manifest, self.tracker, self.say = folder, manifest, tracker, say
+        self.total, self.number = total, 0
+
+    def __call__(self, name: str, result: NodeResult | None) -> None:
+        if result is None:
+            self.number += 1
+            return
+        self.manifest["nodes"][name] = asdict(result)
+        write_json(self.folder / "manifest.json", self.manifest)
+        self.say(f"  {name:<18} {result.status:<9} {_counts(result.counts)}  {result.seconds:.1f} s  {result.why}".rstrip())
+        self.tracker.log({f"funnel/{name}/kept": float(result.counts.get("kept", 0)),
+                          f"funnel/{name}/in": float(result.counts.get("in", 0))}, step=None)  # fmt: skip
+        if result.status in ("computed", "reused"):
+            _link(self.folder / "stages" / name, Path(result.path))
+            self._track(name, result)
+
+    def _track(self, name: str, result: NodeResult) -> None:
+        path = Path(result.path)
+        numbers = {f"{name}/{key}": value for key, value in result.metrics.items() if isinstance(value, (int, float))}
+        self.tracker.summary(numbers)
+        for file in TABLE_FILES:
+            if (path / file).is_file() and (rows := jsonl.read(path / file)):
+                columns = list(dict.fromkeys(key for row in rows for key in row))
+                values = [[_cell(row.get(column)) for column in columns] for row in rows]
+                self.tracker.table(f"{name}/{file.removesuffix('.jsonl')}", columns, values)
+        if (path / "metrics.jsonl").is_file():
+            for row in jsonl.iterate(path / "metrics.jsonl"):
+                step = row.get("step")
+                values = {f"{name}/{k}": float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float))}
+                self.tracker.log(values, step=int(step) if step is not None else None)
+        kind = "model" if (path / "adapter").is_dir() else "evaluation" if name.startswith("scores_") else "dataset"
+        self.tracker.artifact(name, kind, path, {"artifact": result.artifact, "counts": dict(result.counts)})
+
+
+def _cell(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _counts(counts: Mapping[str, Any]) -> str:
+    if not counts or not counts.get("in"):
+        return ""
+    dropped = counts["in"] - counts["kept"]
+    return f"{counts['kept']:,} kept" + (f", {dropped:,} dropped" if dropped else "")
+
+
+def _link(link: Path, target: Path) -> None:
+    """A relative link to an artifact; where links are not possible, a text file that names it."""
+    if link.is_symlink() or link.is_file():
+        link.unlink()
+    relative = os.path.relpath(target, link.parent)
+    try:
+        link.symlink_to(relative, target_is_directory=True)
+    except OSError:
+        link.write_text(relative + "\n", encoding="utf-8")
+
+
+def _finish(folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, code: int) -> None:
+    """Scores, manifest and report of what there is, then the end of tracking; also after a failure."""
+    from selfalign import report
+
+    rows = []
+    for name, entry in manifest["nodes"].items():
+        path = Path(entry["path"]) / "scores.jsonl"
+        if name.startswith("scores_") and entry["status"] in ("computed", "reused") and path.is_file():
+            rows += jsonl.read(path)
+    jsonl.write(folder / "scores.jsonl", rows)
+    tracker.summary(
+        {
+            f"scores/{row['subject']}/{row['task']}/{row['protocol']}/{row['metric']}": row["value"]
+            for row in rows
+            if row["valid"] and row["value"] is not None
+        }
+    )
+    failed = {name: entry["why"] for name, entry in manifest["nodes"].items() if entry["status"] in ("failed", "blocked")}
+    error = folder / "error.txt"
+    if failed or "error" in manifest:
+        lines = [f"{name}: {why}" for name, why in failed.items()] + [manifest.get("error", "")]
+        error.write_text("\n\n".join(line for line in lines if line) + "\n", encoding="utf-8")
+    else:
+        error.unlink(missing_ok=True)
+    write_json(folder / "manifest.json", manifest)
+    try:
+        report.write([folder], folder / "report.html")
+    finally:
+        tracker.finish(0 if code == 0 else 1)
+
+
+def _show(folder: Path, manifest: Mapping[str, Any], say: Any, quiet: bool) -> None:
+    from selfalign import report
+
+    if not quiet:
+        report.print_scores([folder])
+    say(f"report: {folder / 'report.html'}")
+    for name, entry in manifest["nodes"].items():
+        if entry["status"] == "failed":
+            say(f"failed: {name}: {entry['why']}")
+
+
+def resolve_run(name: str, runs: Path = Path("runs")) -> Path:
+    """The folder of a run given by path or by the name of a folder in `runs`.
+
+    Raises SelfAlignError naming the nearest run there is.
+    """
+    from selfalign.errors import did_you_mean
+
+    for folder in (Path(name), runs / name):
+        if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
+            return folder
+    known = [path.parent.name for path in runs.glob("*/config.yaml")]
+    raise SelfAlignError(
+        f"expected a run folder (with config.yaml and manifest.json), found none at '{name}'{did_you_mean(name, known)} "
+        f"(runs in {runs}: {', '.join(sorted(known)) or 'none'})"
+    )
+
+
+def print_sweep(experiments: Sequence[Experiment]) -> int:
+    """What became of each job of a sweep, and the comparison of those that are done; returns the exit code."""
+    from selfalign import report
+
+    folders = list(dict.fromkeys(run_folder(one) for one in experiments))
+    states = {folder: _status(folder) for folder in folders}
+    for folder, status in states.items():
+        print(f"  {status:<12} {folder}", file=sys.stderr)
+    done = [folder for folder, status in states.items() if status == "done"]
+    if done:
+        report.print_scores(done)
+        page = Path(experiments[0].runs) / f"{experiments[0].name}-sweep" / "report.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        report.write(done, page)
+        print(f"report: {page}", file=sys.stderr)
+    return 0 if len(done) == len(folders) else 1
+
+
+def _status(folder: Path) -> str:
+    manifest = folder / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8"))["status"] if manifest.is_file() else "not started"

@@ -1,0 +1,141 @@
+"""Token rows in, the batches of every optimiser step out: a pure function of (seed, epoch), the same after a crash.
+
+Which rows make a step is random; within the step they are grouped by length (`bucket`) or concatenated (`pack`), so
+batching changes speed and not what is learned. Each process of a data-parallel run takes every n-th micro batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfalign.identity import seed_of
+from selfalign.training.encode import IGNORE_INDEX, Row
+from selfalign.training.settings import Batching
+
+Micro = dict[str, Any]
+"""One forward pass: `input_ids` and `labels` [batch, seq] int64, `first` = the first position that any row has a label
+at, and `position_ids` [batch, seq] where packed."""
+
+
+def hold_out(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Training rows and validation rows, both in file order; the draw depends on row ids and the seed alone.
+
+    A fraction above 0 holds out at least one of two or more rows.
+    """
+    if fraction <= 0 or len(rows) < 2:
+        return list(rows), []
+    count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+    by_draw = sorted(range(len(rows)), key=lambda index: (seed_of(seed, "validation", rows[index].id), index))
+    held = set(by_draw[:count])
+    return (
+        [row for index, row in enumerate(rows) if index not in held],
+        [row for index, row in enumerate(rows) if index in held],
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, n_rows: int) -> array[int]:
+    """The row numbers 0..n-1 in the order of one epoch (from 0)."""
+    order = list(range(n_rows))
+    random.Random(seed_of(seed, "order", epoch)).shuffle(order)
+    return array("l", order)
+
+
+def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: int, world: int) -> list[list[Row]]:
+    """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice."""
+    if batching is Batching.bucket:
+        rows = sorted(rows, key=lambda row: len(row.ids), reverse=True)
+    micros = [list(rows[start : start + micro_batch_size]) for start in range(0, len(rows), micro_batch_size)]
+    micros += [[] for _ in range(-len(micros) % world)]
+    return micros[rank::world]
+
+
+def collate(rows: Sequence[Row], batching: Batching) -> Micro:
+    """One micro batch as tensors [batch, seq] int64, padded on the right with token 0 and label IGNORE_INDEX.
+
+    Packed: [1, total], `position_ids` starting at 0 in every row. No attention mask in either case: a causal model
+    cannot look to the right, where the padding is, and a packed one must not be given a mask (see `module`).
+    An empty micro batch is two tokens without a label: its loss and gradients are 0.
+    """
+    import torch
+
+    if not rows:
+        rows = [Row("", array("i", [0, 0]), 2)]
+    first = max(min(row.prompt_length for row in rows), 1)
+    if batching is Batching.pack:
+        joined = torch.tensor([token for row in rows for token in row.ids])
+        labels = torch.tensor([label for row in rows for label in row.labels])
+        positions = torch.cat([torch.arange(len(row.ids)) for row in rows])
+        first = max(rows[0].prompt_length, 1)
+        return {"input_ids": joined[None], "labels": labels[None], "first": first, "position_ids": positions[None]}
+    longest = max(len(row.ids) for row in rows)
+    input_ids = torch.zeros((len(rows), longest), dtype=torch.int64)
+    labels = torch.full((len(rows), longest), IGNORE_INDEX, dtype=torch.int64)
+    for number, row in enumerate(rows):
+        input_ids[number, : len(row.ids)] = torch.tensor(row.ids.tolist())
+        labels[number, : len(row.ids)] = torch.tensor(row.labels)
+    return {"input_ids": input_ids, "labels": labels, "first": first}
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Which rows belong to which optimiser step (steps count from 0)."""
+
+    rows: Sequence[Row]
+    global_batch_size: int
+    epochs: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch; the last one may have fewer rows."""
+        return -(-len(self.rows) // self.global_batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of all epochs."""
+        return self.steps_per_epoch * self.epochs
+
+    def rows_of(self, step: int) -> list[Row]:
+        """The rows of one optimiser step over all processes."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = epoch_order(self.seed, epoch, len(self.rows))
+        start = place * self.global_batch_size
+        return [self.rows[index] for index in order[start : start + self.global_batch_size]]
+
+
+class StepLoader:
+    """The batches of the steps from `start` on, for one process; Lightning iterates over it.
+
+    A batch is a whole optimiser step of this process: `step` (from 0), `tokens` (labels of the step over all
+    processes), `input_tokens` (of all processes, padding not counted) and `micros`, a list of `Micro`.
+    """
+
+    def __init__(
+        self, plan: StepPlan, start: int, micro_batch_size: int, batching: Batching, rank: int, world: int
+    ) -> None:
+        self.plan = plan
+        self.start = start
+        self.micro_batch_size = micro_batch_size
+        self.batching = batching
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return self.plan.total_steps - self.start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for step in range(self.start, self.plan.total_steps):
+            rows = self.plan.rows_of(step)
+            micros = split(rows, self.micro_batch_size, self.batching, self.rank, self.world)
+            yield {
+                "step": step,
+                "tokens": sum(row.n_labels for row in rows),
+                "input_tokens": sum(len(row.ids) for row in rows),
+                "micros": [collate(micro, self.batching) for micro in micros],
+            }

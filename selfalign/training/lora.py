@@ -1,0 +1,143 @@
+"""A model folder in, a PEFT model out; and its adapter as the two files that plain PEFT loads.
+
+The files depend on weights and settings alone: no path, no set order, no model card.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfalign.errors import MissingDependencyError, StageError, unknown
+from selfalign.identity import seed_of
+from selfalign.training.settings import Precision, Strategy, TrainerSettings, Training
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder. Raises StageError where there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable("tokenizer", folder, error) from error
+
+
+def load_base(folder: Path, trainer: TrainerSettings, device_index: int = 0) -> Any:
+    """The base model, in float32 (qlora: 4-bit NF4 with double quantisation, straight on its CUDA device).
+
+    Raises StageError for a folder that is not a causal language model, MissingDependencyError for qlora without
+    bitsandbytes. The qlora branch needs a CUDA device and was not run on one.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    more: dict[str, Any] = {}
+    if trainer.strategy is Strategy.qlora:
+        more = {"quantization_config": _four_bit(trainer), "device_map": {"": device_index}}
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **more)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _unreadable("causal language model", folder, error) from error
+
+
+def _unreadable(what: str, folder: Path, error: Exception) -> StageError:
+    reason = " ".join(str(error).split())[:300]
+    return StageError(
+        f"expected a {what} in {folder}, found one that cannot be loaded ({type(error).__name__}: {reason}); "
+        "allowed: a transformers folder with config.json, tokenizer.json and *.safetensors; check the path, or copy the "
+        "model again"
+    )
+
+
+def _four_bit(trainer: TrainerSettings) -> Any:
+    import torch
+
+    try:
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"trainer.strategy=qlora needs bitsandbytes, which cannot be imported ({error}); run "
+            "`pip install 'selfalign[quantized]'`, or use trainer.strategy=single"
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if trainer.precision is Precision.bf16_mixed else torch.float32,
+    )
+
+
+def add_lora(base: Any, training: Training, trainer: TrainerSettings) -> PeftModel:
+    """A PEFT model with fresh LoRA matrices in float32, the base frozen.
+
+    Raises StageError where a name of `target_modules` is no linear layer of this model.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    linear = {name.rpartition(".")[2] for name, module in base.named_modules() if hasattr(module, "in_features")}
+    wrong = [
+        unknown("layer in training.target_modules", name, linear)
+        for name in training.target_modules
+        if name not in linear
+    ]
+    if wrong:
+        raise StageError("; ".join(wrong))
+    base.config.use_cache = False
+    if trainer.strategy is Strategy.qlora:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    if trainer.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    # The process belongs to this run: LoRA's initialisation has no other generator than the global one.
+    torch.manual_seed(seed_of(training.seed, "lora"))  # noqa: TID251
+    return get_peft_model(
+        base,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=training.rank,
+            lora_alpha=training.alpha,
+            lora_dropout=training.dropout,
+            target_modules=sorted(training.target_modules),
+            use_rslora=training.use_rslora,
+            use_dora=training.use_dora,
+            bias="none",
+        ),
+    )
+
+
+def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base_name: str, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, both or none; `weights` are the trained parameters."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    temporary = folder.with_name(folder.name + ".tmp")
+    for leftover in (temporary, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    # As bytes: `save_file` makes a file that its owner alone can read.
+    content = save(dict(sorted(state.items())), metadata={"format": "pt"})
+    (temporary / "adapter_model.safetensors").write_bytes(content)
+    config = model.peft_config["default"].to_dict()
+    config |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    text = json.dumps({key: _plain(value) for key, value in config.items()}, indent=2, sort_keys=True)
+    (temporary / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+    temporary.rename(folder)
+
+
+def _plain(value: Any) -> Any:
+    """A value of PEFT's config for JSON: a set in sorted order, since its own order differs from run to run."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return value.value if isinstance(value, enum.Enum) else value
