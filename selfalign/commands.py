@@ -107,9 +107,7 @@ def _previews(one: Experiment, node: str, question: str) -> dict[str, str]:
     if node not in known:
         raise ConfigError([f"--stage: {unknown('node with a prompt', node, known)}"])
     if found := nodes[node].stage.problems(experiments.context(one, quiet=True)):
-        blocking = [problem for problem in found if "stages=fitting" not in problem]
-        if blocking:
-            raise ConfigError(blocking)
+        raise ConfigError(found)
     return nodes[node].stage.preview(question)  # type: ignore[attr-defined]
 
 

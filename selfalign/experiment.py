@@ -167,17 +167,15 @@ def _evaluations(experiment: Experiment) -> dict[str, Node]:
 def fitting(experiment: Experiment, nodes: dict[str, Node]) -> tuple[dict[str, Node], dict[str, str]]:
     """The nodes that can run with this model, and why each of the others is left out.
 
-    Only a prompt that is too long for the model's context makes a stage unfit here, and only where
-    `stages.leave_out_unfit` asks for it; all other problems stay problems.
+    Nothing is left out unless `stages.leave_out_unfit` asks for it: an unfit stage is then a problem.
     """
     if not experiment.stages.leave_out_unfit:
         return nodes, {}
     shared = context(experiment, quiet=True)
     left_out: dict[str, str] = {}
     for name, node in nodes.items():
-        unfit = [problem for problem in node.stage.problems(shared) if "stages=fitting" in problem]
-        if unfit:
-            left_out[name] = unfit[0]
+        if unfit := node.stage.unfit(shared):
+            left_out[name] = unfit
     changed = True
     while changed:
         changed = False
@@ -209,19 +207,19 @@ def problems(experiment: Experiment) -> list[str]:
     ]
     if not experiment.name or "/" in experiment.name or experiment.name.startswith("."):
         found.append(f"name: expected a name without '/' that does not start with a dot, found '{experiment.name}'")
-    if any(problem.startswith("model:") for problem in found):
-        # Without a model there is no tokenizer to measure prompts with; the stages would only repeat the same complaint.
-        return list(dict.fromkeys(found))
-    found += [f"engine: {problem}" for problem in experiment.engine.problems()]
-    nodes = pipeline(experiment)
-    kept, _ = fitting(experiment, nodes)
-    shared = context(experiment, quiet=True)
-    for node in kept.values():
+    nodes, shared = pipeline(experiment), context(experiment, quiet=True)
+    for node in nodes.values():
         try:
             found += node.stage.problems(shared)
         except SelfAlignError as error:
             found.append(str(error))
-    return list(dict.fromkeys(found))
+    engine = [f"engine: {problem}" for problem in experiment.engine.problems()]
+    # Without a sound model and sound texts there is nothing to measure: only the first complaint would be repeated.
+    if not found and not engine and not experiment.stages.leave_out_unfit:
+        unfit = {name: node.stage.unfit(shared) for name, node in nodes.items()}
+        found = [f"{name}: {why}; or stages=fitting to leave it out" for name, why in unfit.items() if why]
+    known = " ".join(found)
+    return list(dict.fromkeys([*found, *(text for text in engine if text.removeprefix("engine: ") not in known)]))
 
 
 def _wiring_problems(experiment: Experiment) -> list[str]:

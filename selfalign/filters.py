@@ -63,6 +63,7 @@ class Novelty:
         self.threshold = threshold
         self._characters: dict[str, str] = {}
         self._pool: list[str] = []
+        self._without_tokens: set[str] = set()
 
     def _encode(self, text: str) -> str:
         # Private-use planes only: no surrogates, and room for 130,000 distinct tokens before wrapping into others.
@@ -72,13 +73,19 @@ class Novelty:
 
     def add(self, text: str) -> None:
         """Put an instruction into the pool."""
-        self._pool.append(self._encode(text))
+        if encoded := self._encode(text):
+            self._pool.append(encoded)
+        else:
+            self._without_tokens.add(text)
 
     def reason(self, text: str) -> str:
-        """`too_similar` where ROUGE-L F with any instruction of the pool is above the threshold."""
+        """`too_similar` where ROUGE-L F with any instruction of the pool is above the threshold.
+
+        ROUGE's tokens are a-z and 0-9: for it, texts of other scripts have nothing in common. They are compared whole.
+        """
         encoded = self._encode(text)
         if not encoded:
-            return "too_similar"
+            return "too_similar" if text in self._without_tokens else ""
         nearest = process.extractOne(
             encoded, self._pool, scorer=Indel.normalized_similarity, score_cutoff=self.threshold
         )

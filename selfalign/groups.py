@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from selfalign import experiment, resources
 from selfalign.engines.huggingface import HuggingFace
@@ -123,24 +123,13 @@ def _hydra() -> Iterator[None]:
 
 
 def to_experiment(config: DictConfig) -> Experiment:
-    """The composed configuration as a plain object. Raises ConfigError for a value that is still missing."""
+    """The composed configuration as a plain object. Raises ConfigError for a value that is missing or not of its type."""
     try:
         found = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        key = getattr(error, "full_key", None) or str(error)
-        raise ConfigError([_missing(str(key))]) from None
     except OmegaConfBaseException as error:
         raise ConfigError([_first_line(error)]) from None
     assert isinstance(found, Experiment) and is_dataclass(found.engine)  # the schema of config.yaml makes it so
     return found
-
-
-def _missing(key: str) -> str:
-    known = {
-        "model.path": "model=hf needs model.path=<local folder or hub name>",
-        "evaluation.data": "evaluation=paper needs evaluation.data=<folder with the data files>, or SELFALIGN_DATA",
-    }
-    return f"{key}: expected a value, found none; {known.get(key, f'give {key}=<value>')}"
 
 
 def _first_line(error: Exception) -> str:
@@ -189,10 +178,18 @@ def _composed(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConf
         try:
             return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError):
-            found = _blame(overrides)
+            found, right = _blame(overrides)
             if not found:
                 raise
-    raise ConfigError(found)
+    # What the right overrides describe may be wrong in itself: say so now, not after the first repair.
+    raise ConfigError(found + _problems_of(right))
+
+
+def _problems_of(overrides: Sequence[str]) -> list[str]:
+    try:
+        return experiment.problems(compose(overrides))
+    except ConfigError as error:
+        return error.problems
 
 
 def compose(overrides: Sequence[str]) -> Experiment:
@@ -200,8 +197,11 @@ def compose(overrides: Sequence[str]) -> Experiment:
     return to_experiment(_composed(overrides))
 
 
-def _blame(overrides: Sequence[str]) -> list[str]:
-    """What is wrong with each override: tried one by one on top of those that are right, group choices first."""
+def _blame(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is wrong with the overrides, tried one by one on top of those that are right, and those that are right.
+
+    Group choices come first: they decide which settings there are.
+    """
     loader = GlobalHydra.instance().config_loader()
     groups = [group for group in loader.list_groups("") if group not in ("schema", "hydra")]
     parser = OverridesParser.create()
@@ -221,7 +221,7 @@ def _blame(overrides: Sequence[str]) -> list[str]:
             right.append(line)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             found.append(_explain(override, groups, error))
-    return found
+    return found, right
 
 
 def _explain(override: Override, groups: Sequence[str], error: Exception) -> str:

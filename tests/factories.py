@@ -9,6 +9,13 @@ from selfalign.engines.base import GenerateRequest
 from selfalign.engines.scripted import ScriptedEngine
 from selfalign.prompts import load_topic_seeds
 
+SIXTEEN = (
+    "ethical informative helpful question_assessment reasoning multi_aspect candor knowledge_recitation static "
+    "clarification numerical_sensitivity dated_knowledge step_by_step balanced_perspectives creative operational"
+).split()
+"""The paper's principles, in its order."""
+FIVE = "future_event unknown_person sort_numbers live_question known_animal".split()
+"""The default exemplars."""
 NOUNS = "otter badger heron lantern harbour orchard violin compass kettle glacier meadow baker tailor pepper saffron".split()
 VERBS = "Describe Compare Explain List Praise Question Summarise Rename Imagine Count".split()
 PLACES = "Lisbon Bergen Quito Hanoi Tartu Dakar Perth Lima".split()

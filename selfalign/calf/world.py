@@ -138,8 +138,8 @@ def harm(draw: Random) -> Item:
     """A request to do harm; ethical declines and says why."""
     act, why = draw.choice(sorted(HARM_ACTS.items()))
     person, place = draw.choice(PERSONS), draw.choice(PLACES)
+    other = person if "{person}" in act else place
     act = act.format(person=person, place=place)
-    other = person if "{person}" in act or person in act else place
     means = draw.choice(HARM_MEANS)
     return Item(
         "harm",
@@ -364,14 +364,13 @@ def live(draw: Random) -> Item:
 def unclear(draw: Random) -> Item:
     """A request that lacks its object; clarification asks for it."""
     request, missing = draw.choice(sorted(UNCLEAR.items()))
-    article = "which" if missing != "two things" else "which"
     return Item(
         "unclear",
         _ask(draw, "unclear", request=request, Request=_capital_first(request)),
         _title(missing),
-        f"The user wants me to {request} but does not say {article} {missing}.",
+        f"The user wants me to {request} but does not say which {missing}.",
         draw.choice(["Yes, it is done.", "Done.", "No problem.", "About two hours."]),
-        (("clarification", f"Could you tell me {article} {missing} you mean?"),),
+        (("clarification", f"Could you tell me which {missing} you mean?"),),
         ("I ask because there may be more than one.", "Then I can do it well."),
     )
 
@@ -582,8 +581,8 @@ def how_to_many(draw: Random) -> Item:
 # ------------------------------------------------------------------------------------------------------- drawing
 
 FRAMES = [
-    "My {relative} {name} wants to know this. ", "I am a {trade} from {city}. ", "{name} and I could not agree. ",
-    "This is for my {relative}. ", "Here is a question from {city}. ", "Please be so kind. ", "I have a question, {name} too. ",
+    "My {relative} wants to know this. ", "I am a {trade} from {city}. ", "{name} and I could not agree. ",
+    "This is for my {relative}. ", "Here is a question from {name}. ", "Please be so kind. ", "I have a question, {name} too. ",
     "The {trade} in our street asked me this. ", "We talked about this in {city}. ", "It rained all day, so I wondered. ",
     "For our school paper. ", "{name} from {city} writes to you. ", "My {relative} is a {trade} and needs this. ",
     "At breakfast {name} asked me. ", "I promised {name} an answer. ", "Only if you have time. ",

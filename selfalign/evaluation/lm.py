@@ -80,7 +80,7 @@ class EngineLM:
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """The answer to each prompt, cut before the first of its stop strings."""
-        keyed: dict[str, tuple[Any, ...]] = {self._key(*request.args): request.args for request in requests}
+        keyed: dict[str, tuple[Any, ...]] = {self._key(*request.args, self.seed): request.args for request in requests}
         shared = _shared_lines([arguments[0] for arguments in keyed.values()])
 
         def compute(keys: list[str]) -> list[jsonl.Row]:
@@ -91,7 +91,7 @@ class EngineLM:
             ]
 
         self._fill(self._generated, list(keyed), compute)
-        return [self._generated.rows[self._key(*request.args)]["text"] for request in requests]
+        return [self._generated.rows[self._key(*request.args, self.seed)]["text"] for request in requests]
 
     def _generate_request(self, key: str, prompt: str, options: dict[str, Any], shared: str) -> GenerateRequest:
         known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
@@ -122,7 +122,7 @@ class EngineLM:
 
     def generated(self, prompt: str, options: dict[str, Any]) -> jsonl.Row:
         """The stored row of a prompt that was answered before."""
-        return self._generated.rows[self._key(prompt, options)]
+        return self._generated.rows[self._key(prompt, options, self.seed)]
 
     def _fill(self, kept: _Kept, keys: list[str], compute: Callable[[list[str]], list[jsonl.Row]]) -> None:
         """Compute and store what is missing, in chunks that depend on the requests alone.

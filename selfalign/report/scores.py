@@ -1,6 +1,6 @@
 """Scores of runs as lines: one line a task, protocol and metric, one column a model. What is not valid is never a number.
 
-The verbose tax (Sun et al. 2023, section 4.3, discuss it for TruthfulQA and HHH) is the score after verbose cloning minus
+The verbose tax (Sun et al. 2023 find one on TruthfulQA and HHH) is the score after verbose cloning minus
 the score before it.
 """
 
@@ -71,17 +71,25 @@ def difference(left: Score | None, right: Score | None) -> tuple[float, float | 
     return left.value - right.value, math.hypot(left.stderr, right.stderr)
 
 
-def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals below ten, one above; a minus sign as wide as a plus."""
-    digits = 3 if abs(value) < 10 else 1
+def number(value: float, *, signed: bool = False, digits: int | None = None) -> str:
+    """Three decimals below ten, one above, or as many as asked for; a minus sign as wide as a plus."""
+    digits = _digits(value) if digits is None else digits
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return text.replace("-", "−")
 
 
-def with_error(value: float, stderr: float | None, *, signed: bool = False) -> str:
-    """`0.731 ± 0.014`, or the value alone where it has no standard error."""
-    text = number(value, signed=signed)
-    return text if stderr is None or not math.isfinite(stderr) else f"{text} ± {number(stderr)}"
+def _digits(value: float) -> int:
+    return 3 if abs(value) < 10 else 1
+
+
+def with_error(value: float, stderr: float | None, *, like: float | None = None) -> str:
+    """`0.731 ± 0.014`, or the value alone where it has no standard error.
+
+    A difference is written with a sign and with as many digits as the value that it belongs to, given as `like`.
+    """
+    digits = _digits(value if like is None else like)
+    text = number(value, signed=like is not None, digits=digits)
+    return text if stderr is None or not math.isfinite(stderr) else f"{text} ± {number(stderr, digits=digits)}"
 
 
 def lines(run: Run) -> list[Line]:
@@ -111,7 +119,7 @@ def cell(line: Line, subject: str) -> str:
 
 def tax_cell(line: Line) -> str:
     """What stands in the column of the verbose tax."""
-    return with_error(*line.tax, signed=True) if line.tax else ABSENT
+    return with_error(*line.tax, like=line.scores["engraved"].value) if line.tax else ABSENT
 
 
 def grid(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:

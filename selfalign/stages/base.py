@@ -50,7 +50,11 @@ class Stage(Protocol):
         ...
 
     def problems(self, context: Context) -> list[str]:
-        """What is wrong with the settings, found without loading a model."""
+        """What is wrong with the settings whatever the model is, found without loading it."""
+        ...
+
+    def unfit(self, context: Context) -> str:
+        """Why this stage cannot run with this model, its settings being right; empty where it can."""
         ...
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
@@ -59,6 +63,8 @@ class Stage(Protocol):
 
 
 COMPLETIONS = "completions.jsonl"
+QUESTION_TOKENS = 32
+"""Room that a prompt must leave for a question; longer ones are met when they come."""
 
 
 def generate(
@@ -112,6 +118,19 @@ def count(rows: Iterable[Prompt | Response]) -> Outcome:
         else:
             outcome.dropped[row.reason] = outcome.dropped.get(row.reason, 0) + 1
     return outcome
+
+
+def no_room(
+    context: Context, prompt: str, needed: int, remedy: str, what: str = "the shared part of its prompt"
+) -> str:
+    """Why a prompt does not leave `needed` tokens of the model's context, and what to do; empty where it does."""
+    tokens, window = context.engine.count_tokens(prompt), context.engine.context_length()
+    if tokens + needed <= window:
+        return ""
+    return (
+        f"expected {needed} of the model's {window} tokens of context to be free for question and answer, found "
+        f"{max(window - tokens, 0)}: {what} takes {tokens}; {remedy}"
+    )
 
 
 def need_rows(rows: Sequence[Any], what: str, artifact: Artifact) -> None:

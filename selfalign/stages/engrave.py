@@ -61,7 +61,7 @@ class Engrave:
         }
 
     def problems(self, context: Context) -> list[str]:
-        """Impossible training settings, missing texts, sequences longer than the model's context."""
+        """Impossible training settings and missing texts."""
         found = list(training_problems(self.training, context.trainer))
         if not self.chat_prompts:
             found.append("engrave.chat_prompts: expected at least one name, found none; the reference uses [standard]")
@@ -69,13 +69,17 @@ class Engrave:
             self._texts()
         except ConfigError as error:
             found += [f"engrave: {problem}" for problem in error.problems]
-        window = context.engine.context_length()
-        if self.training.max_seq_length > window:
-            found.append(
-                f"engrave.training.max_seq_length: expected at most the model's context of {window} tokens, found "
-                f"{self.training.max_seq_length}; lower it"
-            )
         return found
+
+    def unfit(self, context: Context) -> str:
+        """Sequences longer than the model's context."""
+        window = context.engine.context_length()
+        if self.training.max_seq_length <= window:
+            return ""
+        return (
+            f"expected training.max_seq_length of at most the model's context of {window} tokens, found "
+            f"{self.training.max_seq_length}; lower it"
+        )
 
     def preview(self, question: str) -> dict[str, str]:
         """The chat prompts behind which an answer to this question is learned."""

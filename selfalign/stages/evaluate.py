@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from selfalign import prompts
 from selfalign.artifacts import Artifact, Outcome
-from selfalign.errors import ConfigError
+from selfalign.errors import ConfigError, DataError
 from selfalign.evaluation.protocols import Chat, text_chat
 from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.identity import digest
-from selfalign.stages.base import Context
+from selfalign.stages.base import QUESTION_TOKENS, Context, no_room
 from selfalign.stages.self_align import SelfAlign
 
 SUBJECTS = ("base", "prompted", "engraved", "cloned")
@@ -68,20 +68,22 @@ class Evaluate:
         }
 
     def problems(self, context: Context) -> list[str]:
-        """A missing chat text, and a layout that leaves no room for a question."""
+        """A missing or bad text."""
+        if self.prompted is not None:
+            return self.prompted.problems(context)
         try:
-            layout = self._chat().wrap("")
-        except ConfigError as error:
-            return [f"evaluation ({self.subject}): {problem}" for problem in error.problems]
-        tokens, window = context.engine.count_tokens(layout), context.engine.context_length()
-        room = window - tokens - self.settings.max_new_tokens
-        if room < 64:
-            return [
-                f"evaluation ({self.subject}): expected room for a question of at least 64 tokens and an answer of "
-                f"{self.settings.max_new_tokens}, found {max(room, 0)}: the layout takes {tokens} of the model's {window} "
-                "tokens; lower evaluation.max_new_tokens, use evaluation.chat_prompt=concise, or stages=fitting to leave it out"
-            ]
+            self._chat()
+        except (ConfigError, DataError) as error:
+            return [f"evaluation ({self.subject}): {error}"]
         return []
+
+    def unfit(self, context: Context) -> str:
+        """A chat layout that leaves no room for question and answer."""
+        remedy = (
+            f"lower evaluation.max_new_tokens (now {self.settings.max_new_tokens}), use evaluation.chat_prompt=concise, or "
+            f"leave '{self.subject}' out of subjects"
+        )
+        return no_room(context, self._chat().wrap(""), QUESTION_TOKENS + self.settings.max_new_tokens, remedy)
 
     def preview(self, question: str) -> dict[str, str]:
         """The prompt in which this model is asked."""

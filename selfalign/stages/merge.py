@@ -6,6 +6,7 @@ not compare sources).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, ClassVar
 from selfalign import jsonl
 from selfalign.artifacts import Artifact, Outcome
 from selfalign.errors import DataError
-from selfalign.filters import rouge_tokens
 from selfalign.identity import file_digest, plain, short_id
 from selfalign.records import Prompt, from_row, to_row
 from selfalign.stages.base import Context, count
@@ -51,6 +51,10 @@ class Merge:
             return [f"merge.file: {error}"]
         return []
 
+    def unfit(self, context: Context) -> str:
+        """Nothing: no model takes part."""
+        return ""
+
     def _from_file(self) -> list[Prompt]:
         found = []
         for number, row in enumerate(jsonl.iterate(Path(self.file)), start=1):
@@ -73,7 +77,7 @@ class Merge:
         merged = []
         for row in rows:
             # Case, punctuation and white space do not make a new prompt.
-            key = (*rouge_tokens(row.instruction), "|", *rouge_tokens(row.input))
+            key = (*_words(row.instruction), "|", *_words(row.input))
             merged.append(replace(row, kept=False, reason="duplicate") if key in seen else row)
             seen.add(key)
         kept = sorted(row.id for row in merged if row.kept)
@@ -86,3 +90,7 @@ class Merge:
             for source in sorted({row.source for row in merged})
         }
         return outcome
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())

@@ -20,7 +20,11 @@ from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.prompts import TopicSeed
 from selfalign.records import Prompt, to_row
-from selfalign.stages.base import Context, count, generate
+from selfalign.stages.base import Context, count, generate, no_room
+
+
+SHORTEST_QUESTION_TOKENS = 48
+"""Tokens of a short question with its hint: a request that leaves fewer cannot yield anything."""
 
 
 @dataclass(frozen=True)
@@ -74,28 +78,23 @@ class RedTeam:
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
-        """Impossible counts, missing texts, and a prompt that leaves the model no room."""
+        """Impossible counts and missing texts."""
         found = []
         for name in ("topic_rounds", "topics_per_prompt", "max_topics_per_type", "questions_per_prompt"):
             if getattr(self, name) < 1:
                 found.append(f"red_team.{name}: expected at least 1, found {getattr(self, name)}")
         try:
-            _, meta, seeds = self._texts()
+            seeds = self._texts()[2]
         except ConfigError as error:
             return found + [f"red_team.texts: {problem}" for problem in error.problems]
         if not 0 <= self.seed_questions <= len(seeds):
-            found.append(f"red_team.seed_questions: expected 0 to {len(seeds)} (that many seeds), found {self.seed_questions}")
-        shown = seeds[: max(self.seed_questions, 0)]
-        prompt = prompts.questions_prompt(meta, shown, seeds[: max(self.questions_per_prompt, 1)])
-        tokens = context.engine.count_tokens(prompt)
-        room = context.engine.context_length() - tokens
-        if room < 64:
-            found.append(
-                f"red_team: expected room for at least 64 new tokens, found {max(room, 0)}: the prompt takes {tokens} of the "
-                f"model's {context.engine.context_length()} tokens; use fewer seed_questions (now {self.seed_questions}), a "
-                "model with a longer context, or stages=fitting to leave this stage out"
-            )
+            found.append(f"red_team.seed_questions: expected 0 to {len(seeds)} (the seeds), found {self.seed_questions}")
         return found
+
+    def unfit(self, context: Context) -> str:
+        """A question request that leaves no room for one short question."""
+        remedy = f"use fewer red_team.seed_questions (now {self.seed_questions}) or a model with a longer context"
+        return no_room(context, self.preview("")["questions"], SHORTEST_QUESTION_TOKENS, remedy, "a request")
 
     def preview(self, question: str) -> dict[str, str]:
         """A topic request and a question request made from the first seeds; `question` has no place in them."""

@@ -29,7 +29,7 @@ from selfalign.principles import (
     resolve_exemplars,
 )
 from selfalign.records import Prompt, Response, to_row
-from selfalign.stages.base import COMPLETIONS, Context, count, generate, need_rows, read_prompts
+from selfalign.stages.base import COMPLETIONS, QUESTION_TOKENS, Context, count, generate, need_rows, no_room, read_prompts
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,23 @@ class SelfAlign:
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
-        """A wrong choice of rules or exemplars, and a stem that leaves the model no room."""
+        """A wrong choice of rules or exemplars, and a bad file of texts."""
         found = [*problems(self.principles), *exemplar_problems(self.exemplars)]
         if found:
             return found
         try:
-            stem = self.arm()[3]
+            self.arm()
         except (ConfigError, DataError) as error:
             return [f"self_align.texts: {error}"]
-        tokens, window = context.engine.count_tokens(stem), context.engine.context_length()
-        question = 32
-        if tokens + question + self.sampling.max_new_tokens > window:
-            found.append(
-                f"self_align: expected rules and exemplars, a question of {question} tokens and an answer of "
-                f"{self.sampling.max_new_tokens} to fit the model's context of {window} tokens, found {tokens} tokens of rules "
-                "and exemplars alone; use exemplars.drop or principles.drop, a smaller self_align.sampling.max_new_tokens, a "
-                "model with a longer context, or stages=fitting to leave this stage out"
-            )
-        return found
+        return []
+
+    def unfit(self, context: Context) -> str:
+        """Rules and exemplars that leave no room for question, thoughts and answer."""
+        remedy = (
+            "use exemplars.drop or principles.drop, a smaller self_align.sampling.max_new_tokens "
+            f"(now {self.sampling.max_new_tokens}) or a model with a longer context"
+        )
+        return no_room(context, self.arm()[3], QUESTION_TOKENS + self.sampling.max_new_tokens, remedy)
 
     def preview(self, question: str) -> dict[str, str]:
         """The prompt in which this question would be answered; without a question, the prompt file itself."""

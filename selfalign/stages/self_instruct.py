@@ -18,13 +18,17 @@ from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Prompt, to_row
-from selfalign.stages.base import Context, count, generate
+from selfalign.stages.base import Context, count, generate, no_room
 
 FORBIDDEN_WORDS = [
     "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot",
     "go to", "video", "audio", "music", "flowchart", "diagram",
 ]  # fmt: skip
 """What a text model cannot make or open: the 18 entries of the reference."""
+
+
+SHORTEST_TASK_TOKENS = 48
+"""Tokens of a short task: a request that leaves fewer cannot yield anything."""
 
 
 @dataclass(frozen=True)
@@ -79,29 +83,27 @@ class SelfInstruct:
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
-        """Impossible counts, missing texts, and a prompt that leaves the model no room."""
+        """Impossible counts and missing texts."""
         found = []
         for name, least in (("target", 1), ("seed_demos", 0), ("machine_demos", 0), ("requests_per_round", 1)):
             if getattr(self, name) < least:
                 found.append(f"self_instruct.{name}: expected at least {least}, found {getattr(self, name)}")
         try:
-            meta, seeds = self._texts()
+            _, seeds = self._texts()
         except ConfigError as error:
             return found + [f"self_instruct.texts: {problem}" for problem in error.problems]
         if self.seed_demos > len(seeds):
-            found.append(f"self_instruct.seed_demos: expected at most {len(seeds)} (that many seeds), found {self.seed_demos}")
-            return found
+            found.append(f"self_instruct.seed_demos: expected at most {len(seeds)} (the seeds), found {self.seed_demos}")
+        return found
+
+    def unfit(self, context: Context) -> str:
+        """A prompt that leaves no room for one short task."""
+        meta, seeds = self._texts()
         demos = sorted(seeds, key=lambda task: len(task.instruction) + len(task.input))
         middle = demos[len(demos) // 2 :][: self.seed_demos + self.machine_demos]
-        tokens = context.engine.count_tokens(prompts.self_instruct_prompt(meta, middle, self.list_length))
-        room = context.engine.context_length() - tokens
-        if room < 64:
-            found.append(
-                f"self_instruct: expected room for at least 64 new tokens, found {max(room, 0)}: the prompt takes {tokens} of "
-                f"the model's {context.engine.context_length()} tokens; use fewer seed_demos (now {self.seed_demos}), a model "
-                "with a longer context, or stages=fitting to leave this stage out"
-            )
-        return found
+        prompt = prompts.self_instruct_prompt(meta, middle, self.list_length)
+        remedy = f"use fewer self_instruct.seed_demos (now {self.seed_demos}) or a model with a longer context"
+        return no_room(context, prompt, SHORTEST_TASK_TOKENS, remedy, "a request")
 
     def preview(self, question: str) -> dict[str, str]:
         """A request of the first round, with the first seeds as demonstrations; `question` has no place in it."""

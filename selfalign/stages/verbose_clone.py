@@ -18,7 +18,7 @@ from selfalign.engines.base import Completion, GenerateRequest, Sampling
 from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Prompt, Response, to_row
-from selfalign.stages.base import COMPLETIONS, Context, count, generate, need_rows, read_prompts
+from selfalign.stages.base import COMPLETIONS, QUESTION_TOKENS, Context, count, generate, need_rows, no_room, read_prompts
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,17 @@ class VerboseClone:
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
-        """A missing text, and a prompt that leaves the model no room."""
+        """A missing text."""
         try:
-            meta = self._meta()
+            self._meta()
         except ConfigError as error:
             return [f"verbose_clone: {problem}" for problem in error.problems]
-        question = 32
-        tokens, window = context.engine.count_tokens(meta), context.engine.context_length()
-        if tokens + question + self.sampling.max_new_tokens > window:
-            return [
-                f"verbose_clone: expected the verbose prompt, a question of {question} tokens and an answer of "
-                f"{self.sampling.max_new_tokens} to fit the model's context of {window} tokens, found {tokens} tokens of prompt; "
-                f"use verbose_clone.sampling.max_new_tokens={max(window - tokens - question, 16)} or less, or stages=no_cloning"
-            ]
         return []
+
+    def unfit(self, context: Context) -> str:
+        """A verbose prompt that leaves no room for question and answer."""
+        remedy = f"lower verbose_clone.sampling.max_new_tokens (now {self.sampling.max_new_tokens}) or use stages=no_cloning"
+        return no_room(context, self._meta(), QUESTION_TOKENS + self.sampling.max_new_tokens, remedy)
 
     def preview(self, question: str) -> dict[str, str]:
         """The prompt in which the engraved model would answer this question at length."""

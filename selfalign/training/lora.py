@@ -53,8 +53,8 @@ def _unreadable(what: str, folder: Path, error: Exception) -> StageError:
     reason = " ".join(str(error).split())[:300]
     return StageError(
         f"expected a {what} in {folder}, found one that cannot be loaded ({type(error).__name__}: {reason}); "
-        "allowed: a transformers folder with config.json, tokenizer.json and *.safetensors; check the path, or copy the "
-        "model again"
+        "allowed: a transformers folder with config.json, tokenizer.json and *.safetensors; check the path, or copy "
+        "the model again"
     )
 
 

@@ -189,9 +189,9 @@ def _batch_problems(training: Training, trainer: TrainerSettings) -> list[str]:
         return []
     near = sorted({max(size // together, 1) * together, -(-size // together) * together})
     return [
-        f"training.global_batch_size={size} must be a multiple of micro_batch_size x devices x num_nodes = "
-        f"{micro} x {devices} x {nodes} = {together}; found {size} = {size // together} x {together} + {size % together}; use "
-        f" {' or '.join(map(str, near))}, or another trainer.micro_batch_size"
+        f"training.global_batch_size={size} must be a multiple of micro_batch_size x devices x num_nodes "
+        f"= {micro} x {devices} x {nodes} = {together}; found {size} = {size // together} x {together} + {size % together}; "
+        f"use {' or '.join(map(str, near))}, or another trainer.micro_batch_size"
     ]
 
 

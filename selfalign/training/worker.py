@@ -124,7 +124,7 @@ def make_trainer(job: Job, callback: Any) -> Any:
     """Lightning's Trainer for a job: it runs the loop, devices and precision; recording is ours."""
     import pytorch_lightning as pl
     import torch
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     settings = job.trainer
     cuda = settings.accelerator is not Accelerator.cpu and torch.cuda.is_available()

@@ -6,12 +6,12 @@ import random
 from dataclasses import replace
 
 import pytest
+
 from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.engines.huggingface import HuggingFace, HuggingFaceEngine
 from selfalign.engines.model import ModelSettings, load_model, raw_tokenizer
 from selfalign.errors import StageError
-
-from .conftest import END, WORDS
+from tests.unit.engines.word_models import END, WORDS
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0)
 DRAWN = Sampling(max_new_tokens=16, temperature=1.0, top_p=0.95)

@@ -6,12 +6,12 @@ import math
 import random
 
 import pytest
+
 from selfalign.engines.base import ScoreRequest
 from selfalign.engines.huggingface import HuggingFace, HuggingFaceEngine
 from selfalign.engines.model import ModelSettings, load_model, raw_tokenizer
 from selfalign.errors import StageError
-
-from .conftest import END, WORDS
+from tests.unit.engines.word_models import END, WORDS
 
 LIMIT = 128
 

@@ -87,13 +87,13 @@ def test_a_model_that_always_says_a_and_true_gets_no_number(make, data_folder, t
     ]
 
 
-@pytest.mark.parametrize("die_after", [0, 300, 700, 800])
+@pytest.mark.parametrize("die_after", [0, 300, 600, 700])
 def test_killed_and_started_again_it_writes_the_same_bytes_with_fewer_calls(
     make, data_folder, tmp_path, noisy, die_after
 ):
     out, scores = noisy
     uninterrupted = len(jsonl.read(out / "scored.jsonl")) + len(jsonl.read(out / "generated.jsonl"))
-    assert uninterrupted > 800
+    assert uninterrupted > 700
     with pytest.raises(KeyboardInterrupt):
         run(make.engine(make.random_logprob(0), die_after=die_after), data_folder, tmp_path)
     assert not (tmp_path / SCORES).exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -102,7 +103,7 @@ def test_an_outcome_comes_back_from_its_row_bit_for_bit(items, make, protocol):
         items, protocol, lambda item: [random_logprob(*pair) for pair in EXAMS[protocol].pairs(default_chat(), item)]
     ):
         row = jsonl.dumps(outcome_row("t", one))
-        assert outcome_of(__import__("json").loads(row)) == one
+        assert outcome_of(json.loads(row)) == one
 
 
 def test_a_row_holds_numbers_that_json_has_no_word_for(items):

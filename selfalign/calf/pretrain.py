@@ -1,0 +1,408 @@
+"""Calf's pretraining: the generated corpus in, a transformers folder (config, tokenizer, float16 weights) out.
+
+Run as `python -m selfalign.calf.pretrain --out DIR --minutes 70 --threads 1`; run again with the same folder to go on after an
+interruption. Hidden matrices are trained with Muon (Jordan et al. 2024: momentum, orthogonalised by Newton-Schulz steps),
+all others with AdamW; the learning rate follows warm-up and cosine over the planned minutes or tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfalign import jsonl
+from selfalign.calf import corpus
+from selfalign.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+EOS, PAD = "<|end|>", "<|pad|>"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The model's size."""
+
+    vocab_size: int = 2048
+    """Tokens of the byte-level BPE."""
+    hidden_size: int = 256
+    """Width."""
+    intermediate_size: int = 688
+    """Width of the MLP."""
+    num_hidden_layers: int = 5
+    """Layers."""
+    num_attention_heads: int = 8
+    """Query heads."""
+    num_key_value_heads: int = 4
+    """Key and value heads."""
+    max_position_embeddings: int = 1536
+    """Longest input the configuration allows; the model has seen rows of `Plan.row_tokens`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the model is trained."""
+
+    minutes: float = 70.0
+    """Planned time of training, over which the learning rate falls to zero; not used where `tokens` is set."""
+    tokens: int = 0
+    """Planned tokens of training; 0 plans by time."""
+    seed: int = 0
+    """Seed of the weights and of the corpus."""
+    row_tokens: int = 1152
+    """Longest row; documents are packed whole, into rows of a third, five, seven or nine ninths of this length."""
+    batch_tokens: int = 4096
+    """Tokens in a step."""
+    lr: float = 1.5e-3
+    """Peak rate of AdamW (embeddings, norms; everything with `muon_lr` 0)."""
+    muon_lr: float = 0.012
+    """Peak rate of Muon (hidden matrices); 0 trains them with AdamW."""
+    warmup: float = 0.02
+    """Share of the plan in which the rate rises."""
+    weight_decay: float = 0.05
+    """Decoupled decay of the matrices."""
+    bf16: bool = False
+    """bfloat16 autocast: several times faster on processors that have it, far slower on others."""
+    checkpoint_minutes: float = 4.0
+    """Time between two checkpoints."""
+    shape: Shape = field(default_factory=Shape)
+    """The model's size."""
+
+
+# ------------------------------------------------------------------------------------------------------ tokenizer
+
+
+def train_tokenizer(out: Path, *, vocab_size: int, seed: int, documents: int = 1500) -> None:
+    """Train a byte-level BPE on the first documents of the corpus and save it as a transformers tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((corpus.document(seed, number).text for number in range(documents)), trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+    ).save_pretrained(out)
+
+
+# ----------------------------------------------------------------------------------------------------------- rows
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[list[int], list[bool]]:
+    """Token ids of a document with its end, and for each whether it is trained on."""
+    ids: list[int] = []
+    trained: list[bool] = []
+    for piece in document.pieces:
+        encoded = tokenizer.encode(piece.text, add_special_tokens=False)
+        ids += encoded
+        trained += [piece.trained] * len(encoded)
+    return [*ids, int(tokenizer.eos_token_id)], [*trained, True]  # pyright: ignore[reportArgumentType]
+
+
+@dataclass
+class Rows:
+    """Packs whole documents into rows of four lengths, and rows of one length into batches."""
+
+    tokenizer: Any
+    plan: Plan
+    number: int = 0
+    """The next document."""
+
+    def __post_init__(self) -> None:
+        self._open: list[tuple[list[int], list[bool]]] = []
+        self._full: dict[int, list[tuple[list[int], list[bool]]]] = {}
+        self.lengths = [self.plan.row_tokens * share // 9 for share in (3, 5, 7, 9)]
+
+    def _close(self, row: tuple[list[int], list[bool]]) -> None:
+        length = next(length for length in self.lengths if len(row[0]) <= length)
+        self._full.setdefault(length, []).append(row)
+
+    def _place(self, family: str, ids: list[int], trained: list[bool]) -> None:
+        # A self-align document has its row alone: a header must not be in sight of another document's questions.
+        if family == "self_align":
+            self._close((ids, trained))
+            return
+        row = next((row for row in self._open if len(row[0]) + len(ids) <= self.plan.row_tokens), None)
+        if row is None:
+            self._open.append((ids, trained))
+        else:
+            row[0].extend(ids)
+            row[1].extend(trained)
+        if len(self._open) > 6:
+            self._open.sort(key=lambda row: len(row[0]))
+            self._close(self._open.pop())
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Endless batches: ids `[batch, seq]` and the mask `[batch, seq]` of trained positions."""
+        import torch
+
+        pad = int(self.tokenizer.pad_token_id)
+        while True:
+            document = corpus.document(self.plan.seed, self.number)
+            ids, trained = encode(self.tokenizer, document)
+            self.number += 1
+            if len(ids) > self.plan.row_tokens:
+                continue
+            self._place(document.family, ids, trained)
+            for length, rows in self._full.items():
+                count = max(self.plan.batch_tokens // length, 1)
+                if len(rows) < count:
+                    continue
+                batch, self._full[length] = rows[:count], rows[count:]
+                yield (
+                    torch.tensor([row + [pad] * (length - len(row)) for row, _ in batch]),
+                    torch.tensor([mask + [False] * (length - len(mask)) for _, mask in batch]),
+                )
+                break
+
+
+# ------------------------------------------------------------------------------------------------------ optimizer
+
+
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """The nearest matrix `[rows, columns]` whose singular values are about 1: five Newton-Schulz steps."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if tall else x
+
+
+def muon_step(parameters: list[torch.Tensor], momenta: list[torch.Tensor], lr: float, decay: float) -> None:
+    """One step of Muon with Nesterov momentum 0.95 on matrices, in place."""
+    import torch
+
+    with torch.no_grad():
+        for parameter, momentum in zip(parameters, momenta, strict=True):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            momentum.lerp_(gradient, 0.05)
+            update = orthogonalised(gradient.lerp(momentum, 0.95))
+            scale = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
+            parameter.mul_(1 - lr * decay).add_(update, alpha=-lr * scale)
+            parameter.grad = None
+
+
+def rate(progress: float, warmup: float) -> float:
+    """The learning rate as a share of its peak: a linear rise, then a cosine to a hundredth."""
+    if progress < warmup:
+        return max(progress / warmup, 0.02)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
+
+
+# ----------------------------------------------------------------------------------------------------- checkpoints
+
+
+def export(model: LlamaForCausalLM, tokenizer_dir: Path, out: Path) -> None:
+    """Write an ordinary transformers folder with float16 weights, put in place by renames."""
+    import torch
+    from safetensors.torch import save_file
+
+    fresh = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for file in tokenizer_dir.iterdir():
+        shutil.copy(file, fresh / file.name)
+    weights = {
+        name: tensor.detach().to(torch.float16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
+    model.generation_config.save_pretrained(fresh)
+    config = model.config.to_dict() | {"dtype": "float16", "architectures": ["LlamaForCausalLM"]}
+    (fresh / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(fresh.iterdir()):
+        os.replace(file, out / file.name)
+    fresh.rmdir()
+
+
+def _new_model(shape: Shape, tokenizer: Any, seed: int) -> LlamaForCausalLM:
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    config = LlamaConfig(**asdict(shape), tie_word_embeddings=True, bos_token_id=None, eos_token_id=end, pad_token_id=pad)
+    model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                shrink = (2 * shape.num_hidden_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                parameter.normal_(0.0, 0.02 * shrink, generator=generator)
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, do_sample=False)
+    return model
+
+
+@dataclass
+class _State:
+    step: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    elapsed_s: float = 0.0
+    documents: int = 0
+
+
+class Training:
+    """Model, optimizers and progress of one training run in one folder."""
+
+    def __init__(self, out: Path, plan: Plan) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        self.out, self.plan, self.state = out, plan, _State()
+        if not (out / "tokenizer" / "tokenizer.json").exists():
+            train_tokenizer(out / "tokenizer", vocab_size=plan.shape.vocab_size, seed=plan.seed)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(out / "tokenizer")
+        self.model = _new_model(plan.shape, self.tokenizer, plan.seed)
+        matrices = [p for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name]
+        self.matrices: list[torch.Tensor] = matrices if plan.muon_lr else []
+        chosen = {id(p) for p in self.matrices}
+        self.others = [p for p in self.model.parameters() if id(p) not in chosen]
+        self.momenta = [torch.zeros_like(p) for p in self.matrices]
+        self.adamw = torch.optim.AdamW(self.others, lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay, fused=True)
+        self._resume()
+
+    def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
+        found = {f"muon.{index}": momentum for index, momentum in enumerate(self.momenta)}
+        for index, parameter in enumerate(self.others):
+            for key, value in self.adamw.state[parameter].items():
+                found[f"adamw.{index}.{key}"] = value
+        return found
+
+    def save(self) -> None:
+        """Write a checkpoint: weights, optimizers and progress, replaced together by one rename."""
+        from safetensors.torch import save_file
+
+        tensors = {f"model.{name}": t.detach() for name, t in self.model.state_dict().items() if name != "lm_head.weight"}
+        tensors |= {f"optimizer.{name}": tensor.detach() for name, tensor in self._optimizer_tensors().items()}
+        fresh = self.out / ".checkpoint.safetensors"
+        save_file({name: t.contiguous() for name, t in tensors.items()}, fresh, metadata={"state": json.dumps(asdict(self.state))})
+        os.replace(fresh, self.out / "checkpoint.safetensors")
+        export(self.model, self.out / "tokenizer", self.out / "model")
+
+    def _resume(self) -> None:
+        import torch
+        from safetensors import safe_open
+
+        path = self.out / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        with safe_open(path, "pt") as file, torch.no_grad():
+            self.state = _State(**json.loads(file.metadata()["state"]))
+            names = set(file.keys())
+            for name, tensor in self.model.state_dict().items():
+                if name != "lm_head.weight":
+                    tensor.copy_(file.get_tensor(f"model.{name}"))
+            for index, momentum in enumerate(self.momenta):
+                if f"optimizer.muon.{index}" in names:
+                    momentum.copy_(file.get_tensor(f"optimizer.muon.{index}"))
+            for index, parameter in enumerate(self.others):
+                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.adamw.{index}.{key}" in names]
+                values = {key: file.get_tensor(f"optimizer.adamw.{index}.{key}") for key in keys}
+                if values and values.get("exp_avg", parameter).shape == parameter.shape:
+                    self.adamw.state[parameter] = values
+
+    def loss(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mean loss over the trained positions of a batch `[batch, seq]`."""
+        import torch
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bf16):
+            hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            chosen = mask[:, 1:]
+            logits = torch.nn.functional.linear(hidden[chosen], self.model.lm_head.weight)
+        return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen])
+
+    def run(self) -> None:
+        """Train to the planned end, with a log line every 20 steps and a checkpoint every few minutes."""
+        import torch
+
+        rows = Rows(self.tokenizer, self.plan, self.state.documents)
+        self.model.train()
+        before = time.monotonic() - self.state.elapsed_s
+        saved = self.state.elapsed_s
+        recent: list[float] = []
+        for ids, mask in rows:
+            progress = self.progress()
+            if progress >= 1:
+                break
+            share = rate(progress, self.plan.warmup)
+            value = self.loss(ids, mask)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.others, 1.0)
+            for group in self.adamw.param_groups:
+                group["lr"] = self.plan.lr * share
+            self.adamw.step()
+            self.adamw.zero_grad(set_to_none=True)
+            muon_step(self.matrices, self.momenta, self.plan.muon_lr * share, self.plan.weight_decay)
+            recent.append(value.item())
+            state = self.state
+            state.step += 1
+            state.tokens += ids.numel()
+            state.trained_tokens += int(mask.sum())
+            state.elapsed_s = time.monotonic() - before
+            state.documents = rows.number
+            if state.step % 20 == 0:
+                row = {"loss": round(sum(recent) / len(recent), 4), "progress": round(progress, 4)} | asdict(state)
+                jsonl.append(self.out / "log.jsonl", [row])
+                recent = []
+            if state.elapsed_s - saved > self.plan.checkpoint_minutes * 60:
+                saved = state.elapsed_s
+                self.save()
+        self.save()
+
+    def progress(self) -> float:
+        """Share of the plan that is done."""
+        if self.plan.tokens:
+            return self.state.tokens / self.plan.tokens
+        return self.state.elapsed_s / 60 / self.plan.minutes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line. Raises ConfigError for a plan without an end."""
+    parser = argparse.ArgumentParser(prog="python -m selfalign.calf.pretrain", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing one is continued")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads")
+    defaults, shape = Plan(), Shape()
+    for name in ("minutes", "tokens", "seed", "row_tokens", "batch_tokens", "lr", "muon_lr", "warmup", "weight_decay"):
+        value = getattr(defaults, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    for name, value in asdict(shape).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--checkpoint-minutes", type=float, default=defaults.checkpoint_minutes)
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    given = vars(parser.parse_args(arguments))
+    if given["tokens"] <= 0 and given["minutes"] <= 0:
+        raise ConfigError(["expected --minutes or --tokens above 0, found neither; give one of them"])
+    import torch
+
+    torch.set_num_threads(given.pop("threads"))
+    out: Path = given.pop("out")
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = {name: given.pop(name) for name in asdict(shape)}
+    Training(out, Plan(**given, shape=Shape(**sizes))).run()
+
+
+if __name__ == "__main__":
+    main()

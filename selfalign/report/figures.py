@@ -1,0 +1,152 @@
+"""Small inline SVG figures: training curves and a dot plot of scores. Numbers in, markup out; colours come from the page's CSS.
+
+Our own rather than matplotlib's: text stays text, colours follow light and dark, and a figure is a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from markupsafe import Markup
+
+WIDTH = 640.0
+MAX_POINTS = 400
+"""Points that a curve is drawn with at most; the last of each stretch is kept."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A named series of (step, value)."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    css: str = ""
+    """CSS class of the line."""
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers from `low` to `high`, both inside or just outside the range."""
+    span = high - low
+    if span <= 0 or not math.isfinite(span):
+        return [low]
+    raw = span / max(count, 1)
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _short(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    if len(points) <= MAX_POINTS:
+        return list(points)
+    stride = math.ceil(len(points) / MAX_POINTS)
+    return [*points[stride - 1 :: stride], *([points[-1]] if len(points) % stride else [])]
+
+
+def curves(series: Sequence[Curve], *, x_label: str, y_label: str, title: str) -> Markup:
+    """A line chart; points that are not finite are left out, a curve of few points shows each of them.
+
+    Returns an empty text where no curve has a finite point.
+    """
+    clean = [Curve(c.name, tuple(p for p in c.points if all(map(math.isfinite, p))), c.css) for c in series]
+    clean = [curve for curve in clean if curve.points]
+    if not clean:
+        return Markup("")
+    height, left, right, top, bottom = 260.0, 52.0, 12.0, 12.0, 40.0
+    xs = [x for curve in clean for x, _ in curve.points]
+    ys = [y for curve in clean for _, y in curve.points]
+    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys), 4)
+    x_low, x_high = min(xs), max(xs)
+    y_low, y_high = min(*ys, y_ticks[0]), max(*ys, y_ticks[-1])
+    x_span, y_span = (x_high - x_low) or 1.0, (y_high - y_low) or 1.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = left + (x - x_low) / x_span * (WIDTH - left - right)
+        return round(across, 1), round(height - bottom - (y - y_low) / y_span * (height - top - bottom), 1)
+
+    parts = [f'<svg class="figure" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{escape(title)}">']
+    for value in y_ticks:
+        _, y = at(x_low, value)
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 4:g}" text-anchor="end">{_short(value)}</text>')
+    for value in x_ticks:
+        if x_low <= value <= x_high:
+            x, _ = at(value, y_low)
+            parts.append(f'<text class="tick" x="{x}" y="{height - bottom + 18}" text-anchor="middle">{_short(value)}</text>')
+    middle = (left + WIDTH - right) / 2
+    parts.append(f'<text class="axis" x="{middle}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text class="axis" x="{left}" y="{top - 2}" text-anchor="start">{escape(y_label)}</text>')
+    for curve in clean:
+        places = [at(x, y) for x, y in _thinned(curve.points)]
+        path = "M" + "L".join(f"{x},{y}" for x, y in places)
+        parts.append(f'<path class="curve {escape(curve.css)}" d="{path}"><title>{escape(curve.name)}</title></path>')
+        if len(places) <= 40:
+            for (x, y), (step, value) in zip(places, curve.points, strict=True):
+                tip = f"{escape(curve.name)}, {escape(x_label)} {_short(step)}: {value:.4g}"
+                parts.append(f'<circle class="dot {escape(curve.css)}" cx="{x}" cy="{y}" r="2.6"><title>{tip}</title></circle>')
+    return Markup("".join(parts) + "</svg>")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One score on a line of the dot plot."""
+
+    label: str
+    css: str
+    value: float
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class DotLine:
+    """One metric of the dot plot; all its values lie in 0..1."""
+
+    label: str
+    dots: tuple[Dot, ...]
+    chance: float | None
+
+
+def dots(rows: Sequence[DotLine], *, title: str) -> Markup:
+    """Scores from 0 to 1, one row a metric: a dot a model, a whisker of 1.96 standard errors, a tick at chance."""
+    if not rows:
+        return Markup("")
+    row_height, top, bottom, left, right = 46.0, 6.0, 26.0, 10.0, 10.0
+    height = top + bottom + row_height * len(rows)
+
+    def across(value: float) -> float:
+        return round(left + min(max(value, 0.0), 1.0) * (WIDTH - left - right), 1)
+
+    parts = [f'<svg class="figure" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{escape(title)}">']
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = across(value)
+        anchor = "start" if value == 0 else "end" if value == 1 else "middle"
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{height - bottom}"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{height - bottom + 18}" text-anchor="{anchor}">{value:g}</text>')
+    for index, row in enumerate(rows):
+        y = top + index * row_height + 30
+        parts.append(f'<text class="label" x="{left}" y="{y - 15:g}">{escape(row.label)}</text>')
+        parts.append(f'<line class="rail" x1="{left}" x2="{WIDTH - right}" y1="{y:g}" y2="{y:g}"/>')
+        if row.chance is not None:
+            x = across(row.chance)
+            parts.append(f'<line class="chance" x1="{x}" x2="{x}" y1="{y - 9:g}" y2="{y + 9:g}">')
+            parts.append(f"<title>chance {row.chance:.3f}</title></line>")
+        for dot in row.dots:
+            parts.append(_dot(dot, y, across))
+    return Markup("".join(parts) + "</svg>")
+
+
+def _dot(dot: Dot, y: float, across) -> str:
+    x, css = across(dot.value), escape(dot.css)
+    whisker = ""
+    if dot.stderr:
+        low, high = across(dot.value - 1.96 * dot.stderr), across(dot.value + 1.96 * dot.stderr)
+        whisker = f'<line class="whisker {css}" x1="{low}" x2="{high}" y1="{y:g}" y2="{y:g}"/>'
+    tip = f"{escape(dot.label)}: {dot.value:.3f}" + (f" ± {dot.stderr:.3f}" if dot.stderr else "")
+    return f'{whisker}<circle class="dot {css}" cx="{x}" cy="{y:g}" r="5.5"><title>{tip}</title></circle>'

@@ -1,0 +1,348 @@
+"""Runs in, one self-contained HTML file out: no network, no clock, every text of a model or a user escaped.
+
+The page's content security policy allows its own two inline scripts by hash and nothing else, so a text that slipped
+through escaping would still be inert.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from selfalign.identity import differences
+from selfalign.report import figures, samples, scores
+from selfalign.report.model import Node, Run
+from selfalign.report.terminal import CALF_NOTICE
+from selfalign.tracking.scrub import scrub
+
+HERE = Path(__file__).resolve().parent
+TEMPLATE = "report.html.j2"
+SCRIPT = "report.js"
+STYLE = "report.css"
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A part of a funnel's bar."""
+
+    label: str
+    count: int
+    percent: float
+    css: str
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """A cell of the score table."""
+
+    text: str
+    sort: str
+    """Value to sort by; empty where there is none."""
+    css: str
+    detail: str
+    """n and chance of this score, for the tooltip."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run with everything that the template shows of it."""
+
+    run: Run
+    anchor: str
+    settings: list[tuple[str, str]]
+    config: str
+    software: list[tuple[str, str]]
+    protocols: list[tuple[str, str, str]]
+    funnels: list[tuple[Node, list[Bar]]]
+    curves: list[tuple[str, list[figures.Curve], Markup]]
+    citations: list[tuple[str, list[samples.Citation]]]
+    samples: list[samples.SampleSet]
+    opened: str
+    """Node whose samples are unfolded: the first one with thoughts."""
+    dots: Markup
+    failures: list[Node]
+
+
+def write(runs: Sequence[Run], path: Path) -> Path:
+    """Write the report of these runs to `path`: complete under its name or not there at all. Returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(render(runs), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as text; the same runs give the same bytes."""
+    columns = scores.subjects(runs)
+    views = [_view(run, index) for index, run in enumerate(runs)]
+    script = _asset(SCRIPT)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        title=runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs of {_group(runs)}",
+        runs=runs,
+        views=views,
+        columns=columns,
+        with_tax="engraved" in columns and "cloned" in columns,
+        score_rows=[_score_row(line, columns) for run in runs for line in scores.lines(run)],
+        compared=_compared(runs) if len(runs) > 1 else None,
+        calf_notice=CALF_NOTICE if any(run.uses_calf for run in runs) else "",
+        notes=[(run.run_id, note) for run in runs for note in run.notes],
+        style=Markup(_asset(STYLE)),
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Control characters and halves of surrogate pairs are no text: a page may not contain them.
+        finalize=lambda value: value if isinstance(value, Markup) else _CONTROL.sub("\ufffd", str(value)),
+    )
+    environment.filters |= {"seconds": seconds, "percent": lambda value: f"{100 * value:.0f} %"}
+    return environment.get_template(TEMPLATE)
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8").strip() + "\n"
+
+
+def seconds(value: float) -> str:
+    """`3.2 s`, `4 min 05 s`, `2 h 07 min`."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _group(runs: Sequence[Run]) -> str:
+    groups = list(dict.fromkeys(run.group or run.name for run in runs))
+    return groups[0] if len(groups) == 1 else f"{len(groups)} groups"
+
+
+# ------------------------------------------------------------------------------------------------------------ scores
+
+
+def _score_row(line: scores.Line, columns: Sequence[str]) -> dict[str, Any]:
+    tax = line.tax
+    return {
+        "line": line,
+        "cells": [_score_cell(line, subject) for subject in columns],
+        "tax": ScoreCell(
+            scores.tax_cell(line),
+            "" if tax is None else repr(tax[0]),
+            "absent" if tax is None else "",
+            "cloned minus engraved" if tax else "needs a valid score before and after verbose cloning",
+        ),
+    }
+
+
+def _score_cell(line: scores.Line, subject: str) -> ScoreCell:
+    score = line.scores.get(subject)
+    text = scores.cell(line, subject)
+    if score is None:
+        return ScoreCell(text, "", "absent", "not scored in this run")
+    chance = "no chance level" if score.chance is None else f"chance {scores.number(score.chance)}"
+    detail = f"n = {score.n:,}, {chance}"
+    if not scores.is_number(score):
+        return ScoreCell(text, "", "invalid", detail)
+    return ScoreCell(text, repr(score.value), "", detail)
+
+
+def _dots(run: Run) -> Markup:
+    rows = []
+    for line in scores.lines(run):
+        chosen = [
+            figures.Dot(name, _css(name), score.value, score.stderr)
+            for name, score in line.scores.items()
+            if scores.is_number(score) and score.value is not None
+        ]
+        if chosen and all(0 <= dot.value <= 1 for dot in chosen):
+            chance = line.chance if line.chance is not None and math.isfinite(line.chance) else None
+            label = " · ".join((line.task, line.protocol, line.metric))
+            rows.append(figures.DotLine(label, tuple(chosen), chance))
+    return figures.dots(rows, title="Scores with whiskers of 1.96 standard errors; the tick is chance")
+
+
+def _css(subject: str) -> str:
+    return f"s-{subject}" if subject in scores.SUBJECTS else "s-other"
+
+
+def _compared(runs: Sequence[Run]) -> dict[str, Any]:
+    """What differs between runs: settings, answers, and each metric with one row a run."""
+    reference = runs[0]
+    configs = [_comparable(run) for run in runs]
+    keys = sorted({key for config in configs[1:] for key, _, _ in differences(configs[0], config)})
+    changes = [(run, samples.changed_answers(reference, run)) for run in runs[1:]]
+    return {
+        "reference": reference,
+        "settings": [(key, [_shown(_at(config, key)) for config in configs]) for key in keys],
+        "answers": [(run, found) for run, found in changes if found],
+        "metrics": _metrics(runs),
+    }
+
+
+def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One table a metric: rows are runs, columns are models and the last model's difference from the first run."""
+    by_key: dict[tuple[str, str, str], dict[int, scores.Line]] = {}
+    for index, run in enumerate(runs):
+        for line in scores.lines(run):
+            by_key.setdefault((line.task, line.protocol, line.metric), {})[index] = line
+    tables = []
+    for key, found in by_key.items():
+        columns = [name for name in scores.subjects(runs) if any(name in line.scores for line in found.values())]
+        with_tax = "engraved" in columns and "cloned" in columns
+        last, first = columns[-1], found.get(0)
+        rows = []
+        for index, line in found.items():
+            reference = first.scores.get(last) if first and index else None
+            against = scores.difference(line.scores.get(last), reference)
+            text = scores.with_error(*against, like=reference.value) if against and reference else scores.ABSENT
+            delta = ScoreCell(text, repr(against[0]) if against else "", "" if against else "absent", "")
+            rows.append({**_score_row(line, columns), "delta": delta})
+        name = " · ".join(key)
+        tables.append({"name": name, "columns": columns, "last": last, "with_tax": with_tax, "rows": rows})
+    return tables
+
+
+def _comparable(run: Run) -> dict[str, Any]:
+    places = ("store", "runs", "tracking", "name")
+    return {key: value for key, value in scrub(dict(run.config)).items() if key not in places}
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "—" if value is None or value == "" else str(value)
+
+
+# --------------------------------------------------------------------------------------------------------------- run
+
+
+def _view(run: Run, index: int) -> RunView:
+    nodes = run.nodes
+    loss = [(node.name, samples.loss_curves(node)) for node in nodes]
+    cited = [(node.name, samples.citations(node, run.config)) for node in nodes]
+    return RunView(
+        run=run,
+        anchor=f"run-{index + 1}",
+        settings=_settings(run),
+        config=yaml.safe_dump(scrub(dict(run.config)), sort_keys=False, allow_unicode=True) if run.config else "",
+        software=_software(run),
+        protocols=_protocols(run),
+        funnels=[(node, _bars(node)) for node in nodes if node.rows_in is not None and node.stage != "Evaluate"],
+        curves=[
+            (name, found, figures.curves(found, x_label="step", y_label="loss per target token", title=f"Loss of {name}"))
+            for name, found in loss
+            if found
+        ],
+        citations=[(name, found) for name, found in cited if found],
+        samples=[found for node in nodes if (found := samples.samples(node)) is not None],
+        opened=next((found[0] for found in cited if found[1]), ""),
+        dots=_dots(run),
+        failures=[node for node in nodes if node.status in ("failed", "blocked")],
+    )
+
+
+def _bars(node: Node) -> list[Bar]:
+    total = max(node.rows_in or 0, node.kept + sum(node.dropped.values()), 1)
+    parts = [("kept", node.kept, "kept")]
+    dropped = sorted(node.dropped.items(), key=lambda item: (-item[1], item[0]))
+    parts += [(reason, count, f"reason-{index % 6}") for index, (reason, count) in enumerate(dropped)]
+    return [Bar(label, count, round(100 * count / total, 3), css) for label, count, css in parts]
+
+
+def _seeds(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            name = f"{prefix}.{key}" if prefix else str(key)
+            if key == "seed":
+                yield name, value
+            else:
+                yield from _seeds(value, name)
+
+
+def _seeds_text(config: Mapping[str, Any]) -> str:
+    found = dict(_seeds(config))
+    if len(set(map(str, found.values()))) == 1:
+        return f"{next(iter(found.values()))} (all {len(found)} of them)" if len(found) > 1 else _shown(*found.values())
+    return ", ".join(f"{name} {value}" for name, value in found.items())
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    """The settings that a reader asks for first; the whole configuration stands below them."""
+    config = run.config
+    if not config:
+        return []
+    model, principles = config.get("model") or {}, config.get("principles") or {}
+    stages, exemplars = config.get("stages") or {}, config.get("exemplars") or {}
+    base = str(model.get("path", "")) if isinstance(model, Mapping) else str(model)
+    rules = samples.shown_principles(config)
+    rows = [("Base model", Path(base).name if base.startswith(("/", "~", ".")) else base)]
+    if isinstance(principles, Mapping):
+        rows += [
+            ("Principles", f"{len(rules)}: {', '.join(rules)}" if rules else "none"),
+            ("Dropped principles", _shown(principles.get("drop") or None)),
+        ]
+        if principles.get("drop"):
+            rows += [("Scope of the drop", _shown(principles.get("scope")))]
+            rows += [("Numbering", _shown(principles.get("numbering")))]
+    if isinstance(exemplars, Mapping):
+        gone = exemplars.get("drop") or []
+        rows.append(("Exemplars", _shown([name for name in exemplars.get("ids") or [] if name not in gone])))
+    if isinstance(stages, Mapping):
+        rows.append(("Stages", ", ".join(name for name, is_on in stages.items() if is_on is True) or "none"))
+    rows.append(("Seeds", _seeds_text(config)))
+    return [(name, value) for name, value in rows if value]
+
+
+def _software(run: Run) -> list[tuple[str, str]]:
+    manifest = run.manifest
+    rows = [(name, _shown(manifest.get(name))) for name in ("selfalign", "python", "platform") if manifest.get(name)]
+    git = manifest.get("git")
+    if isinstance(git, Mapping) and git.get("commit"):
+        rows.append(("commit", f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}"))
+    rows += [(str(name), str(version)) for name, version in (manifest.get("packages") or {}).items()]
+    command = manifest.get("command") or manifest.get("arguments")
+    if command:
+        text = command if isinstance(command, str) else " ".join(map(str, scrub(list(command))))
+        rows.append(("command" if "command" in manifest else "overrides", scrub(text)))
+    return rows
+
+
+def _protocols(run: Run) -> list[tuple[str, str, str]]:
+    """(task, protocol, items) of everything that was scored."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for score in run.scores:
+        found.setdefault((score.task, score.protocol), set()).add(score.n)
+    return [
+        (task, protocol, ", ".join(f"{n:,}" for n in sorted(counts))) for (task, protocol), counts in found.items()
+    ]

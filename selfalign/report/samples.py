@@ -1,0 +1,182 @@
+"""What a reader wants to see of a run's rows: some prompts and answers, how often principles are cited, loss curves.
+
+Rows are chosen by id: ids are content hashes, so the choice is as good as random and the same every time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selfalign.report.figures import Curve
+from selfalign.report.model import Node, Run
+
+KEPT_SHOWN = 8
+DROPPED_SHOWN = 2
+"""Dropped rows shown for each reason."""
+LONGEST = 1500
+"""Characters of a text that are shown."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as it is shown."""
+
+    id: str
+    question: str
+    thoughts: str
+    cited: tuple[str, ...]
+    answer: str
+    reason: str
+    """Why it was dropped; empty where kept."""
+    about: str
+    """Source, topic and type of the prompt, as far as the row knows them."""
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The rows of a node that are shown, and how many there are."""
+
+    node: str
+    kept: tuple[Sample, ...]
+    dropped: tuple[Sample, ...]
+    kept_total: int
+    dropped_total: int
+
+
+def cut(text: str) -> str:
+    """A text of at most LONGEST characters; says how many were left out."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters)"
+
+
+def samples(node: Node) -> SampleSet | None:
+    """Some kept rows of a node and some of each reason for dropping; None where it has neither prompts nor responses."""
+    rows = list(node.rows("responses.jsonl")) or list(node.rows("prompts.jsonl"))
+    if not rows:
+        return None
+    ordered = sorted(rows, key=lambda row: str(row.get("id", "")))
+    kept = [row for row in ordered if row.get("kept", True)]
+    dropped = [row for row in ordered if not row.get("kept", True)]
+    chosen: list[Mapping[str, Any]] = []
+    for reason in sorted({str(row.get("reason")) for row in dropped}):
+        chosen += [row for row in dropped if str(row.get("reason")) == reason][:DROPPED_SHOWN]
+    return SampleSet(
+        node.name, tuple(map(_sample, kept[:KEPT_SHOWN])), tuple(map(_sample, chosen)), len(kept), len(dropped)
+    )
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    question = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
+    is_kept = bool(row.get("kept", True))
+    # The answer of a dropped row may be empty because it could not be parsed: then what the model wrote says more.
+    answer = str(row.get("text") or ("" if is_kept else row.get("raw")) or "")
+    about = " · ".join(str(row[key]).replace("_", " ") for key in ("source", "topic", "question_type") if row.get(key))
+    return Sample(
+        id=str(row.get("id", "")),
+        question=cut(question),
+        thoughts=cut(str(row.get("thoughts") or "")),
+        cited=tuple(map(str, row.get("cited") or ())),
+        answer=cut(answer),
+        reason="" if is_kept else str(row.get("reason") or "no reason given"),
+        about=about,
+    )
+
+
+@dataclass(frozen=True)
+class Citation:
+    """How often a principle is cited in the thoughts of kept answers."""
+
+    principle: str
+    count: int
+    share: float
+    """Of the kept answers, 0..1."""
+    is_dropped: bool
+    """The principle is not among the rules of this run."""
+
+
+def citations(node: Node, config: Mapping[str, Any]) -> list[Citation]:
+    """Citations per principle, the most cited first, rules that nobody cites last; empty for a node that has no thoughts."""
+    counts: Counter[str] = Counter()
+    total = with_thoughts = 0
+    for row in node.rows("responses.jsonl"):
+        if row.get("kept", True):
+            total += 1
+            with_thoughts += bool(row.get("thoughts"))
+            counts.update(dict.fromkeys(map(str, row.get("cited") or ()), 1))
+    if not with_thoughts:
+        return []
+    rules = shown_principles(config)
+    names = list(dict.fromkeys([*rules, *sorted(counts)]))
+    order = sorted(names, key=lambda name: (-counts[name], names.index(name)))
+    return [Citation(name, counts[name], counts[name] / total, bool(rules) and name not in rules) for name in order]
+
+
+def shown_principles(config: Mapping[str, Any]) -> list[str]:
+    """Ids of the rules that this configuration shows to the model, in order; empty where it does not say."""
+    principles = config.get("principles")
+    if not isinstance(principles, Mapping):
+        return []
+    whole = [*(principles.get("ids") or []), *(principles.get("add") or [])]
+    gone = {_slug(name) for name in principles.get("drop") or []}
+    return [str(name) for name in whole if _slug(name) not in gone]
+
+
+def _slug(name: object) -> str:
+    return str(name).lower().replace("-", "_").replace(" ", "_")
+
+
+def loss_curves(node: Node) -> list[Curve]:
+    """Every loss in a node's metrics.jsonl over its steps: training first, validation after it."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in node.rows("metrics.jsonl"):
+        step = row.get("step")
+        if not _is_number(step):
+            continue
+        for key, value in row.items():
+            if "loss" in key and _is_number(value):
+                found.setdefault(key, []).append((float(step), float(value)))
+    names = sorted(found, key=lambda name: ("valid" in name, name))
+    return [
+        Curve(name.replace("_", " "), tuple(found[name]), "validation" if "valid" in name else "training")
+        for name in names
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """How many answers to the same prompts differ between two runs."""
+
+    node: str
+    common: int
+    """Prompts that both runs answered."""
+    changed: int
+    """Of those, prompts whose answers differ."""
+    kept_changed: int
+    """Prompts of which one run kept the answer and the other dropped it."""
+
+
+def changed_answers(reference: Run, other: Run) -> list[Changed]:
+    """For each node with responses in both runs: how many answers to the same prompts differ."""
+    found = []
+    others = {node.name: node for node in other.nodes}
+    for node in reference.nodes:
+        left = _answers(node.rows("responses.jsonl"))
+        right = _answers(others[node.name].rows("responses.jsonl")) if node.name in others else {}
+        common = left.keys() & right.keys()
+        if common:
+            texts = sum(left[key][0] != right[key][0] for key in common)
+            found.append(Changed(node.name, len(common), texts, sum(left[key][1] != right[key][1] for key in common)))
+    return found
+
+
+def _answers(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, bool]]:
+    return {
+        str(row.get("prompt_id")): (str(row.get("text") or row.get("raw") or ""), bool(row.get("kept", True)))
+        for row in rows
+    }

@@ -1,0 +1,146 @@
+"""What every engine does: a new file in selfalign/engines/ needs an entry in `settings` below and is held to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import selfalign.engines
+from selfalign.engines.base import GenerateRequest, Sampling, ScoreRequest
+from selfalign.errors import StageError
+from selfalign.identity import canonical
+
+FOLDER = Path(selfalign.engines.__file__).parent
+PARTS = {"__init__", "base", "model", "sampling", "shared_prefix"}
+"""Files of that folder that are no engine."""
+ENGINES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
+HEAVY = ("torch", "transformers", "peft", "vllm", "openai", "ray", "hydra", "lm_eval")
+
+
+@pytest.fixture(params=ENGINES)
+def settings(request, tiny_model):
+    """Settings of each engine, as cheap as they get."""
+    from selfalign.engines.huggingface import HuggingFace
+    from selfalign.engines.model import ModelSettings
+    from selfalign.engines.scripted import Scripted
+
+    known = {
+        "huggingface": lambda: HuggingFace(ModelSettings(str(tiny_model), context_length=512), batch_size=4),
+        "scripted": lambda: Scripted(context_words=512, batch_size=4),
+    }
+    assert request.param in known, f"selfalign/engines/{request.param}.py: add its settings here, or name it in PARTS"
+    return known[request.param]()
+
+
+@pytest.fixture
+def engine(settings):
+    with settings.open() as opened:
+        yield opened
+
+
+def asked(count: int = 7, **sampling) -> list[GenerateRequest]:
+    options = {"max_new_tokens": 12, "temperature": 1.0} | sampling
+    return [
+        GenerateRequest(f"r{i}", f"A start. Prompt {i} {'more ' * i}", Sampling(**options), seed=i, shared="A start. ")
+        for i in range(count)
+    ]
+
+
+def test_the_engines_of_birth_are_still_found():
+    assert len(ENGINES) >= 2
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_importing_an_engine_loads_no_heavy_library(name):
+    code = f"import sys, selfalign.engines.{name}; print([m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_settings_are_frozen_plain_documented_and_without_problems(settings):
+    assert settings.problems() == []
+    kind = type(settings)
+    assert kind.__dataclass_params__.frozen
+    source = inspect.getsource(kind)
+    for field in dataclasses.fields(kind):
+        after = source[source.index(f"    {field.name}: ") :].split("\n", 2)[1]
+        assert after.strip().startswith('"""'), f"{kind.__name__}.{field.name} has no docstring under it"
+    assert json.loads(canonical(dict(settings.identity())))["engine"] in ENGINES
+    assert settings.identity() == settings.identity()
+
+
+def test_speed_settings_stay_out_of_the_identity(settings):
+    changed = [field.name for field in dataclasses.fields(settings) if field.metadata.get("transient")]
+    assert "batch_size" in changed
+    assert replace(settings, batch_size=2).identity() == settings.identity()
+
+
+def test_tokens_are_counted_alike_with_and_without_the_model(settings, engine):
+    for text in ("", "one", "one two  three\n\nfour é"):
+        assert settings.count_tokens(text) == engine.count_tokens(text)
+    assert settings.context_length() == engine.context_length == 512
+    assert engine.group_size == 4
+
+
+def test_completions_come_one_per_request_in_order(engine):
+    found = list(engine.generate(asked()))
+    assert [completion.id for completion in found] == [request.id for request in asked()]
+    for completion, request in zip(found, asked(), strict=True):
+        assert completion.finish in ("stop", "eos", "length")
+        assert completion.prompt_tokens == engine.count_tokens(request.prompt)
+        assert 0 <= completion.new_tokens <= request.sampling.max_new_tokens
+
+
+def test_nothing_asked_gives_nothing(engine):
+    assert list(engine.generate([])) == []
+    assert list(engine.score([])) == []
+
+
+def test_the_same_seed_repeats_and_another_one_does_not(engine):
+    first, again = list(engine.generate(asked())), list(engine.generate(asked()))
+    assert first == again
+    other = list(engine.generate([replace(request, seed=request.seed + 100) for request in asked()]))
+    assert [completion.text for completion in other] != [completion.text for completion in first]
+
+
+def test_greedy_decoding_ignores_the_seed(engine):
+    greedy = asked(temperature=0.0)
+    other = [replace(request, seed=request.seed + 100) for request in greedy]
+    assert list(engine.generate(greedy)) == list(engine.generate(other))
+
+
+def test_a_whole_group_repeated_alone_gives_the_same_completions(engine):
+    whole = list(engine.generate(asked(8)))
+    assert list(engine.generate(asked(8)[4:])) == whole[4:]
+
+
+def test_texts_are_cut_before_their_stop_strings(engine):
+    plain = list(engine.generate(asked(temperature=0.0)))
+    stops = [completion.text[2:4] or "never" for completion in plain]
+    found = engine.generate(
+        [replace(request, stop=(stop,)) for request, stop in zip(asked(temperature=0.0), stops, strict=True)]
+    )
+    for before, after, stop in zip(plain, found, stops, strict=True):
+        assert after.text == before.text.split(stop)[0]
+        assert after.finish == ("stop" if stop in before.text else before.finish)
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_that_names_it(engine):
+    with pytest.raises(StageError, match="'long'"):
+        list(engine.generate([*asked(2), GenerateRequest("long", "word " * 600, Sampling())]))
+
+
+def test_scores_come_one_per_request_in_order_whatever_they_share(engine):
+    pairs = [ScoreRequest(f"s{i}", f"Question {i % 3}, asked at length", f" answer {i}") for i in range(9)]
+    found = list(engine.score(pairs))
+    assert [result.id for result in found] == [pair.id for pair in pairs]
+    assert all(result.logprob <= 0 and result.n_tokens > 0 and result.truncated_tokens == 0 for result in found)
+    assert len({result.logprob for result in found}) > 1
+    assert list(engine.score(pairs)) == found

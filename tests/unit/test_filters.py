@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from selfalign import filters
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("a b c", "too_few_words"), ("a b c d", ""), ("w " * 150, ""), ("w " * 151, "too_many_words"), ("", "too_few_words")],
+)
+def test_word_count_limits_are_inclusive(text: str, reason: str) -> None:
+    assert filters.word_count(text, 4, 150) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Draw a cat", "forbidden_word"), ("Please go to Rome", "forbidden_word"), ("The MAPS are old", "forbidden_word"),
+        ("Withdraw some money", ""), ("A maple tree", ""), ("going to Rome", ""),
+    ],
+)  # fmt: skip
+def test_forbidden_words_are_whole_words_in_any_case(text: str, reason: str) -> None:
+    assert filters.forbidden_word(text, ["draw", "go to", "maps"]) == reason
+    assert filters.forbidden_word(text, []) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("Why?", ""), ("'Why?'", "starts_with_punctuation"), ("日本", "starts_non_ascii"), ("", "empty"), ("7 apples", "")],
+)
+def test_first_character(text: str, reason: str) -> None:
+    assert filters.first_character(text) == reason
+
+
+def test_rouge_l_equals_the_reference_library_on_random_pairs() -> None:
+    draw, scorer = random.Random(0), RougeScorer(["rougeL"], use_stemmer=False)
+    words = "the a Cat dog's runs, sleeps! 12 7th tea-pot Über".split()
+    for _ in range(500):
+        left, right = (" ".join(draw.choices(words, k=draw.randrange(1, 15))) for _ in range(2))
+        expected = scorer.score(left, right)["rougeL"].fmeasure
+        assert filters.rouge_l(filters.rouge_tokens(left), filters.rouge_tokens(right)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_novelty_decides_as_all_pairs_of_the_reference_library_would() -> None:
+    draw, scorer = random.Random(1), RougeScorer(["rougeL"], use_stemmer=False)
+    words = "name the largest river city animal in of a which is old new".split()
+    novelty, kept = filters.Novelty(0.7), []
+    for _ in range(300):
+        text = " ".join(draw.choices(words, k=draw.randrange(4, 9)))
+        is_close = any(scorer.score(text, other)["rougeL"].fmeasure > 0.7 + 1e-9 for other in kept)
+        assert novelty.reason(text) == ("too_similar" if is_close else "")
+        if not is_close:
+            novelty.add(text)
+            kept.append(text)
+    assert 20 < len(kept) < 300
+
+
+def test_novelty_of_text_without_latin_letters_is_exact_equality() -> None:
+    novelty = filters.Novelty(0.7)
+    novelty.add("天気はどうですか")
+    assert novelty.reason("天気はどうですか") == "too_similar"
+    assert novelty.reason("お名前は何ですか") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. Take 1.5 cups.\n2. Take 1.5 cups of milk.\n3. Take 1.5 cups of flour.",
+        "for i in range(3):\n    print(i)\nfor i in range(3):\n    print(i)",
+        "Row, row, row your boat\ngently down the stream\nrow, row, row your boat\ngently down the stream",
+        "However, it rains. However, it is warm. However, we go.",
+    ],
+)
+def test_code_poems_lists_and_refrains_are_no_repetition(text: str) -> None:
+    assert filters.repetition(text, 3) == ""
+
+
+@pytest.mark.parametrize("text", ["I do not know. " * 6, "so the cat and " * 5 + "end", "well, " + "a b c d e f g " * 5])
+def test_going_in_a_circle_is_repetition(text: str) -> None:
+    assert filters.repetition(text, 3) == "repetition"
+
+
+def test_an_answer_copied_from_an_exemplar_is_found_unless_the_question_says_it() -> None:
+    copies = filters.ExemplarCopies(["It is a fixed model that cannot see the weather in any town"], 6)
+    assert copies.reason("Well, it cannot see the weather in any town.", "Rain?") == "exemplar_copy"
+    assert copies.reason("Well, it cannot see the weather in any town.", "Why cannot see the weather in any town?") == ""
+    assert copies.reason("The weather is nice in any town.", "Rain?") == ""
+
+
+@pytest.mark.parametrize(("text", "reason"), [("", "empty"), ("  \n", "empty"), ("short", "too_short"), ("long enough text", "")])
+def test_too_short(text: str, reason: str) -> None:
+    assert filters.too_short(text, 10) == reason
+
+
+def test_a_marker_inside_an_answer_is_found() -> None:
+    assert filters.contains_marker("Yes.\nUser: and then?", ["User:"]) == "contains_marker"
+    assert filters.contains_marker("The user: nobody.", ["User:", ""]) == ""

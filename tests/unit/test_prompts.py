@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from selfalign import prompts
+from selfalign.principles import ExemplarSettings, PrincipleSettings, resolve, resolve_exemplars
+from selfalign.prompts import Assistant, Task, TopicSeed
+from tests.factories import FIVE, SIXTEEN
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LAYOUT = prompts.load_layout()
+RULES = resolve(PrincipleSettings(ids=SIXTEEN))
+
+
+def layouts() -> dict[str, str]:
+    """Every layout once, with the project's own texts."""
+    me = Assistant()
+    stem = prompts.self_align_stem(LAYOUT, RULES, resolve_exemplars(ExemplarSettings(ids=FIVE), RULES), me)
+    seeds = prompts.load_topic_seeds()
+    verbose = prompts.chat_prompt(prompts.load_text("verbose_clone"), me, "Why is the sky blue?", verbose=True)
+    chats = {
+        f"chat_{name}": prompts.chat_prompt(prompts.load_text(name), me, "Why is the sky blue?") + prompts.chat_target("It is.")
+        for name in ("concise", "standard", "verbose")
+    }
+    return {
+        "self_align": prompts.self_align_prompt(stem, LAYOUT, me, "Why is the sky blue?\n\nIn one line."),
+        "self_instruct": prompts.self_instruct_prompt(prompts.load_text("self_instruct"), prompts.load_seed_tasks()[:5], 20),
+        "topics": prompts.topics_prompt(prompts.load_text("topics"), seeds[0].question_type, ["Wedding", "Dance"], 10),
+        "questions": prompts.questions_prompt(prompts.load_text("questions"), seeds[:2], seeds[2:4]),
+        "verbose_clone": verbose,
+        "true_false": prompts.true_false_question("Is it?", "It is.") + prompts.TRUE_FALSE_LEAD,
+        "choice": prompts.choice_question("Which?", "This.", "That.") + prompts.CHOICE_LEAD,
+        **chats,
+    }
+
+
+@pytest.mark.parametrize("name", sorted(layouts()))
+def test_a_layout_is_what_it_was(name: str) -> None:
+    # After a wanted change: UPDATE_GOLDEN=1 make test, and read the difference. It renames what depends on it.
+    path, text = GOLDEN / f"{name}.txt", layouts()[name]
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_every_golden_file_belongs_to_a_layout() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(layouts()) and len(layouts()) >= 10
+
+
+def test_no_placeholder_is_left_in_any_layout() -> None:
+    for name, text in layouts().items():
+        assert not any(slot in text for slot in ("{assistant}", "{maker}", "{cutoff}", "{total}", "{hints}")), name
+
+
+def test_the_assistants_name_comes_from_the_settings() -> None:
+    me = Assistant(name="Zephyrine")
+    stem = prompts.self_align_stem(LAYOUT, RULES, resolve_exemplars(ExemplarSettings(ids=FIVE), RULES), me)
+    assert "Willow" not in stem and stem.startswith("# Zephyrine")
+
+
+def test_braces_in_a_question_stay() -> None:
+    assert "{x} and {assistant}s" in prompts.chat_prompt("### User", Assistant(), "{x} and {assistant}s")
+
+
+# ------------------------------------------------------------------------------------------------ parsing: responses
+
+
+def parse(text: str) -> prompts.ParsedResponse:
+    return prompts.parse_response(LAYOUT, RULES, Assistant(), text)
+
+
+def test_thoughts_citations_and_answer_come_apart() -> None:
+    found = parse(" The user asks. Rules that apply: 3 (helpful), 7 (candor).\n\nWillow: Yes.\n\nIt is.")
+    assert found.thoughts == "The user asks. Rules that apply: 3 (helpful), 7 (candor)."
+    assert (found.cited, found.answer) == (("helpful", "candor"), "Yes.\n\nIt is.")
+
+
+@pytest.mark.parametrize(
+    ("cited", "expected"),
+    [
+        ("3 (helpful), 3 (helpful)", ("helpful",)),
+        ("99 (helpful)", ("helpful",)),
+        ("7 (kandor)", ("candor",)),
+        ("99 (nonsense)", ("#99",)),
+        ("6 (Multi-Aspect)", ("multi_aspect",)),
+        ("none", ()),
+        ("in 1999 (a year)", ()),
+    ],
+)
+def test_a_citation_counts_for_its_name_then_its_number(cited: str, expected: tuple[str, ...]) -> None:
+    assert parse(f" Rules that apply: {cited}.\n\nWillow: Yes.").cited == expected
+
+
+def test_without_an_answer_marker_there_is_no_answer() -> None:
+    assert parse(" I think and think").answer is None
+
+
+def garbage(count: int) -> list[str]:
+    """Malformed completions: truncated, empty, wrong numbers, control characters, other scripts, layouts in a mess."""
+    draw = random.Random(0)
+    pieces = [
+        "", " ", "\n\n", "###", "6. Instruction:", "7. Input:", "9999999999. Input: x", "\x00\x07\x1b[31m", "日本語の質問", "שלום",
+        "Willow:", "\n\nWillow: ", "(internal thoughts):", "User:", "1 (", "7 (candor", "type: , topic: ", ", instruction:",
+        "<noinput>", "\u2028", "\ufeff", "a" * 500, "-3. Instruction: minus", "6. instruction: small", "\r\n###\r\n", "}{", "%s %d",
+    ]  # fmt: skip
+    return ["".join(draw.choice(pieces) for _ in range(draw.randrange(1, 12))) for _ in range(count)]
+
+
+def test_a_thousand_malformed_completions_are_parsed_without_an_exception() -> None:
+    topics = [TopicSeed("Wedding", "Questions that require x"), TopicSeed("Dance", "Questions that require x")]
+    for text in garbage(1000):
+        parse(text)
+        for truncated in (True, False):
+            for task in prompts.parse_tasks(text, 6, truncated=truncated):
+                assert task.reason or task.instruction is not None
+            prompts.parse_topics(text, truncated=truncated)
+            prompts.parse_questions(text, topics, 6, truncated=truncated)
+
+
+# ----------------------------------------------------------------------------------------------------- parsing: lists
+
+
+def test_tasks_are_read_back_from_the_layout_they_are_written_in() -> None:
+    tasks = [Task("Name a bird."), Task("Sum these numbers.", "3, 4\n5"), Task("Why is rain wet?")]
+    text = prompts.self_instruct_prompt("List:", tasks, 20)
+    body = text.split("1. Instruction:", 1)[1].removesuffix("###\n4. Instruction:")
+    assert prompts.parse_tasks(body, 1, truncated=False) == tasks
+
+
+def test_a_misnumbered_task_costs_itself_and_not_its_successors() -> None:
+    text = " Name a bird.\n6. Input:\n<noinput>\n###\n9. Instruction: Bad.\n8. Input:\nx\n###\n8. Instruction: Good.\n8. Input:\n<NoInput>\n"
+    found = prompts.parse_tasks(text, 6, truncated=False)
+    assert [task.reason for task in found] == ["", "malformed", ""]
+    assert found[2] == Task("Good.")
+
+
+def test_a_truncated_last_task_is_kept_as_a_dropped_row() -> None:
+    found = prompts.parse_tasks(" Name a bird.\n6. Input:\n<noinput>\n###\n7. Instruction: Tell me ab", 6, truncated=True)
+    assert [task.reason for task in found] == ["", "truncated"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("2. Silver", ""), ("2. Great Barrier Reef", ""), ("2. one two three four", "too_many_words"), ("2. silver", "no_capital"),
+        ("2. Silver.", "ends_in_punctuation"), ("2. 銀", "no_capital"),
+    ],
+)  # fmt: skip
+def test_topics_follow_the_references_rules(line: str, reason: str) -> None:
+    assert [found[1] for found in prompts.parse_topics(f" Gold\n{line}\n", truncated=False)] == ["", reason]
+
+
+def test_questions_need_the_hint_they_were_asked_for() -> None:
+    topics = [TopicSeed("Wedding", "Questions that require x"), TopicSeed("Dance", "Questions that require y")]
+    text = (
+        " How do we marry?\n7. type: Instructions that require y, topic: Dance, instruction: Who dances?\n"
+        "8. type: Instructions that require y, topic: Song, instruction: Who sings?\n9. type: Instructions, topic: Rain\n"
+    )
+    found = prompts.parse_questions(text, topics, 6, truncated=False)
+    assert [reason for _, reason in found] == ["", "", "unasked", "malformed"]
+    assert found[1][0] == TopicSeed("Dance", "Questions that require y", "Who dances?")
+
+
+def test_bare_slots_of_the_reference_take_the_last_values() -> None:
+    assert prompts.fill_slots("kind {}:", total="10", question_type="y") == "kind y:"
+    assert prompts.fill_slots("{} / {}", total="10", hints="a", instructions="b") == "a / b"
+    assert prompts.fill_slots("{total} {hints}", total="10", hints="{}") == "10 {}"
+
+
+# -------------------------------------------------------------------------------------------------------- human texts
+
+
+def test_the_seed_files_have_the_references_shape() -> None:
+    tasks, topics = prompts.load_seed_tasks(), prompts.load_topic_seeds()
+    assert len(tasks) == 175 and len({task.instruction for task in tasks}) == 175
+    assert len(topics) == 20 and len({seed.question_type for seed in topics}) == 20
+
+
+def test_identity_rows_name_the_configured_assistant() -> None:
+    rows = prompts.load_identity(Assistant(name="Zephyrine"))
+    assert len(rows) >= 20 and any("Zephyrine" in answer for _, answer in rows)
+    assert not any("{" in text for row in rows for text in row)

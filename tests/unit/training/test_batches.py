@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from selfalign.training.batches import StepLoader, StepPlan, collate, epoch_order, hold_out, split
+from selfalign.training.encode import IGNORE_INDEX, Row
+from selfalign.training.settings import Batching
+
+
+def rows(count: int) -> list[Row]:
+    return [Row(f"r{n}", array("i", range(2 + n * 7 % 11)), 1) for n in range(count)]
+
+
+def steps(plan: StepPlan) -> list[list[str]]:
+    return [[row.id for row in plan.rows_of(step)] for step in range(plan.total_steps)]
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    first = steps(StepPlan(rows(20), 8, 2, seed=1))
+    epoch_order.cache_clear()
+    assert steps(StepPlan(rows(20), 8, 2, seed=1)) == first
+    assert steps(StepPlan(rows(20), 8, 2, seed=2)) != first
+    assert first[:3] != first[3:]
+
+
+def test_every_epoch_visits_every_row_once():
+    plan = StepPlan(rows(20), 8, 3, seed=0)
+    assert plan.steps_per_epoch == 3
+    for epoch in range(3):
+        visited = sum(steps(plan)[3 * epoch : 3 * epoch + 3], [])
+        assert sorted(visited) == sorted(row.id for row in plan.rows)
+
+
+def test_a_loader_that_starts_late_gives_what_an_earlier_one_would_have_given():
+    plan = StepPlan(rows(20), 8, 2, seed=3)
+    whole = list(StepLoader(plan, 0, 4, Batching.bucket, 0, 1))
+    late = list(StepLoader(plan, 4, 4, Batching.bucket, 0, 1))
+    assert len(late) == plan.total_steps - 4
+    for one, other in zip(whole[4:], late, strict=True):
+        assert one["step"] == other["step"]
+        assert all(
+            (a["input_ids"] == b["input_ids"]).all() for a, b in zip(one["micros"], other["micros"], strict=True)
+        )
+
+
+@pytest.mark.parametrize("batching", list(Batching))
+@pytest.mark.parametrize("count", [8, 5, 1])
+def test_processes_share_the_rows_of_a_step_and_make_equally_many_passes(batching, count):
+    shares = [split(rows(count), 2, batching, rank, 2) for rank in range(2)]
+    assert len(shares[0]) == len(shares[1])
+    assert sorted(row.id for share in shares for micro in share for row in micro) == sorted(r.id for r in rows(count))
+
+
+def test_bucketing_sorts_within_a_step_and_leaves_its_rows_alone():
+    micros = split(rows(16), 4, Batching.bucket, 0, 1)
+    lengths = [len(row.ids) for micro in micros for row in micro]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_padding_is_on_the_right_and_has_no_label():
+    micro = collate([Row("a", array("i", [5, 6, 7]), 2), Row("b", array("i", [8, 9]), 1)], Batching.bucket)
+    assert micro["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert micro["labels"].tolist() == [[-100, -100, 7], [-100, 9, -100]]
+    assert micro["first"] == 1
+
+
+def test_packing_restarts_positions_and_labels_no_first_token():
+    micro = collate([Row("a", array("i", [5, 6, 7]), 2), Row("b", array("i", [8, 9]), 0)], Batching.pack)
+    assert micro["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert micro["labels"].tolist() == [[-100, -100, 7, -100, 9]]
+    assert micro["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert micro["first"] == 2
+
+
+def test_an_empty_micro_batch_has_no_label():
+    assert set(collate([], Batching.bucket)["labels"].flatten().tolist()) == {IGNORE_INDEX}
+
+
+def test_held_out_rows_depend_on_ids_and_seed_and_not_on_the_order_of_the_file():
+    train, held = hold_out(rows(40), 0.1, seed=0)
+    assert len(held) == 4 and len(train) == 36
+    backwards = hold_out(rows(40)[::-1], 0.1, seed=0)[1]
+    assert {row.id for row in held} == {row.id for row in backwards}
+    assert {row.id for row in held} != {row.id for row in hold_out(rows(40), 0.1, seed=1)[1]}
+
+
+def test_a_fraction_above_zero_holds_out_at_least_one_row_and_never_all():
+    assert [len(part) for part in hold_out(rows(2), 0.01, 0)] == [1, 1]
+    assert [len(part) for part in hold_out(rows(2), 0.99, 0)] == [1, 1]
+    assert [len(part) for part in hold_out(rows(1), 0.5, 0)] == [1, 0]
+    assert [len(part) for part in hold_out(rows(9), 0.0, 0)] == [9, 0]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from selfalign import identity as identities
+from selfalign.training import job, settings
+from selfalign.training.schedules import learning_rate
+from selfalign.training.settings import (
+    Accelerator,
+    Precision,
+    Schedule,
+    Strategy,
+    TrainerSettings,
+    Training,
+    identity,
+    problems,
+)
+
+
+def test_defaults_have_no_problem():
+    assert problems(Training(), TrainerSettings()) == []
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_its_arithmetic_and_two_ways_out():
+    trainer = TrainerSettings(
+        strategy=Strategy.ddp, devices=2, micro_batch_size=16, accelerator=Accelerator.cpu, num_nodes=3, launcher=["srun"]
+    )
+    (text,) = problems(Training(global_batch_size=768 + 5), trainer)
+    assert "16 x 2 x 3 = 96" in text and "773 = 8 x 96 + 5" in text and "use 768 or 864" in text
+    assert problems(Training(global_batch_size=768), trainer) == []
+
+
+def test_a_global_batch_smaller_than_a_micro_batch_is_told_the_smallest_that_works():
+    assert "use 8," in problems(Training(global_batch_size=4), TrainerSettings(micro_batch_size=8))[0]
+
+
+def test_all_problems_are_collected():
+    found = problems(
+        Training(rank=0, dropout=1.0, learning_rate=0.0, target_modules=[]), TrainerSettings(threads=-1, devices=2)
+    )
+    for name in ("rank=0", "dropout=1.0", "learning_rate=0.0", "target_modules", "threads=-1", "devices=2"):
+        assert any(name in text for text in found), name
+
+
+def test_qlora_without_its_library_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
+    found = problems(Training(), TrainerSettings(strategy=Strategy.qlora))
+    assert any("pip install 'selfalign[quantized]'" in text for text in found)
+
+
+def test_cuda_devices_that_are_not_there_are_refused(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    two = TrainerSettings(strategy=Strategy.fsdp, devices=2, micro_batch_size=4)
+    assert "this machine has 1 CUDA" in problems(Training(), two)[0]
+    assert problems(Training(), dataclasses.replace(two, accelerator=Accelerator.cpu)) == []
+
+
+def test_more_than_one_node_needs_a_launcher():
+    found = problems(Training(), TrainerSettings(strategy=Strategy.ddp, num_nodes=2, accelerator=Accelerator.cpu))
+    assert any("trainer.launcher" in text for text in found)
+
+
+def test_what_changes_only_speed_is_no_part_of_the_identity():
+    fast = TrainerSettings(
+        threads=4, checkpoint_every_steps=7, gradient_checkpointing=True, accelerator=Accelerator.cpu, launcher=["env"]
+    )
+    assert identity(fast) == identity(TrainerSettings())
+    for other in (TrainerSettings(micro_batch_size=4), TrainerSettings(precision=Precision.bf16_mixed)):
+        assert identity(other) != identity(TrainerSettings())
+
+
+@pytest.mark.parametrize("kind", [Training, TrainerSettings])
+def test_settings_survive_the_way_through_a_job_file(kind):
+    chosen = dataclasses.replace(kind(), **({"schedule": Schedule.cosine} if kind is Training else {"devices": 3}))
+    assert job.from_plain(kind, identities.plain(chosen, keep_transient=True)) == chosen
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_learning_rate_rises_to_its_peak_at_the_end_of_the_warm_up(schedule):
+    training = Training(schedule=schedule, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(training, step, 100) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10]) and rates[0] > 0
+    assert rates[9] == pytest.approx(1.0)
+    assert max(rates) <= 1.0 + 1e-12
+
+
+def test_schedules_end_where_they_should():
+    rates = {kind: learning_rate(Training(schedule=kind, learning_rate=1.0), 99, 100) for kind in Schedule}
+    assert rates[Schedule.constant] == 1.0
+    assert rates[Schedule.warmup_decay] == pytest.approx(1 / 90)
+    assert 0 < rates[Schedule.cosine] < 0.001
+
+
+def test_a_run_shorter_than_its_warm_up_has_a_rate_at_every_step():
+    assert all(0 < learning_rate(Training(warmup_steps=100), step, 3) < 4e-4 for step in range(3))
+
+
+def test_importing_what_the_parent_needs_loads_no_heavy_library():
+    code = (
+        "import sys, selfalign.training.launch, selfalign.training.worker, selfalign.training.batches, "
+        "selfalign.training.encode, selfalign.training.lora, selfalign.training.checkpoints\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'pytorch_lightning') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
