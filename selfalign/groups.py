@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,11 @@ def to_experiment(config: DictConfig) -> Experiment:
         found = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError([_first_line(error)]) from None
+    except FrozenInstanceError as error:
+        # A key forced in with + has no field to go to.
+        name = str(error).split("'")[1]
+        near = did_you_mean(name, setting_names())
+        raise ConfigError([f"+{name}: unknown setting '{name}'{near}; + adds nothing here, every setting exists"]) from None
     assert isinstance(found, Experiment) and is_dataclass(found.engine)  # the schema of config.yaml makes it so
     return found
 

@@ -7,7 +7,6 @@ what depends on it.
 
 from __future__ import annotations
 
-import graphlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -80,13 +79,18 @@ def as_nodes(pipeline: Mapping[str, Stage | Node]) -> dict[str, Node]:
         for role in item.stage.READS:
             if role not in item.inputs:
                 problems.append(f"node '{name}' needs an input for the role '{role}', and no node fills it")
-    if not problems:
-        try:
-            order = graphlib.TopologicalSorter({n: set(node.inputs.values()) for n, node in nodes.items()}).static_order()
-            return {name: nodes[name] for name in order}
-        except graphlib.CycleError as error:
-            problems.append(f"nodes read one another in a circle: {' -> '.join(error.args[1])}")
-    raise ConfigError(problems)
+    ordered: dict[str, Node] = {}
+    while not problems and len(ordered) < len(nodes):
+        # The first node, in the order given, whose inputs are all there: people read a run from top to bottom.
+        ready = (n for n, node in nodes.items() if n not in ordered and all(s in ordered for s in node.inputs.values()))
+        name = next(ready, None)
+        if name is None:
+            problems.append(f"nodes read one another in a circle: {', '.join(n for n in nodes if n not in ordered)}")
+        else:
+            ordered[name] = nodes[name]
+    if problems:
+        raise ConfigError(problems)
+    return ordered
 
 
 def plan(pipeline: Mapping[str, Stage | Node], store: Store, context: Context) -> dict[str, Planned]:

@@ -54,3 +54,24 @@ def respond(request: GenerateRequest) -> str:
 def scripted(**more: object) -> ScriptedEngine:
     """An engine over `respond`."""
     return ScriptedEngine(respond, **more)  # type: ignore[arg-type]
+
+
+def script_rows() -> list[dict[str, str]]:
+    """A script for `engine=scripted` that carries a run through all stages: every request of a kind gets one text."""
+    draw = random.Random(0)
+    tasks = [f"{verb} the {noun} of {place}." for verb, noun, place in zip(VERBS * 2, NOUNS, PLACES * 2, strict=False)]
+    draw.shuffle(tasks)
+    listed = f" {tasks[0]}\n6. Input:\n<noinput>\n" + "".join(
+        f"###\n{number}. Instruction: {task}\n{number}. Input:\n<noinput>\n" for number, task in enumerate(tasks[1:], start=7)
+    )
+    return [
+        {"prompt_contains": "6. Instruction:", "text": listed},
+        {"prompt_contains": "hints:", "text": " Why does the harbour of Quito freeze?\n"},
+        {"prompt_contains": "List of 10 topics:", "text": " Silver\n3. Old bridges\n"},
+        {
+            "prompt_contains": "(internal thoughts):",
+            "text": " A question. Rules that apply: 3 (helpful).\n\nWillow: The otter of Lisbon is well and friendly.",
+        },
+        {"prompt_contains": "(extensive)", "text": "\nThe otter of Lisbon is well. It swims in the river, and people like it."},
+        {"text": " The otter of Lisbon."},
+    ]

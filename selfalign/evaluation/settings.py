@@ -80,6 +80,11 @@ def problems(settings: EvaluationSettings) -> list[str]:
 
 
 def _data_problems(settings: EvaluationSettings, names: list[str]) -> list[str]:
+    if not settings.data:
+        return [
+            f"evaluation.data: expected '{CALF}' or a folder with the files of the tasks, found nothing; give "
+            "evaluation.data=<folder>, or set SELFALIGN_DATA for evaluation=paper"
+        ]
     if settings.data != CALF and not Path(settings.data).expanduser().is_dir():
         return [
             f"evaluation.data: expected a folder, found none at '{settings.data}'; allowed: '{CALF}' or a folder "

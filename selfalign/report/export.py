@@ -34,7 +34,12 @@ def to_csv(runs: Sequence[Run]) -> str:
         for score in run.scores:
             row = {name: getattr(score, name) for name in columns}
             if not is_number(score):
-                row |= {"value": None, "stderr": None, "valid": False, "reason": invalid(score).removeprefix("invalid: ")}
+                row |= {
+                    "value": None,
+                    "stderr": None,
+                    "valid": False,
+                    "reason": invalid(score).removeprefix("invalid: "),
+                }
             writer.writerow([run.run_id, run.name, *(_csv_cell(row[name]) for name in columns)])
     return stream.getvalue()
 

@@ -1,4 +1,4 @@
-"""Small inline SVG figures: training curves and a dot plot of scores. Numbers in, markup out; colours come from the page's CSS.
+"""Inline SVG figures: training curves and a dot plot of scores. Numbers in, markup out, coloured by the page's CSS.
 
 Our own rather than matplotlib's: text stays text, colours follow light and dark, and a figure is a few kilobytes.
 """
@@ -79,7 +79,9 @@ def curves(series: Sequence[Curve], *, x_label: str, y_label: str, title: str) -
     for value in x_ticks:
         if x_low <= value <= x_high:
             x, _ = at(value, y_low)
-            parts.append(f'<text class="tick" x="{x}" y="{height - bottom + 18}" text-anchor="middle">{_short(value)}</text>')
+            parts.append(
+                f'<text class="tick" x="{x}" y="{height - bottom + 18}" text-anchor="middle">{_short(value)}</text>'
+            )
     middle = (left + WIDTH - right) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(f'<text class="axis" x="{left}" y="{top - 2}" text-anchor="start">{escape(y_label)}</text>')
@@ -90,7 +92,9 @@ def curves(series: Sequence[Curve], *, x_label: str, y_label: str, title: str) -
         if len(places) <= 40:
             for (x, y), (step, value) in zip(places, curve.points, strict=True):
                 tip = f"{escape(curve.name)}, {escape(x_label)} {_short(step)}: {value:.4g}"
-                parts.append(f'<circle class="dot {escape(curve.css)}" cx="{x}" cy="{y}" r="2.6"><title>{tip}</title></circle>')
+                parts.append(
+                    f'<circle class="dot {escape(curve.css)}" cx="{x}" cy="{y}" r="2.6"><title>{tip}</title></circle>'
+                )
     return Markup("".join(parts) + "</svg>")
 
 

@@ -260,7 +260,11 @@ def _view(run: Run, index: int) -> RunView:
         protocols=_protocols(run),
         funnels=[(node, _bars(node)) for node in nodes if node.rows_in is not None and node.stage != "Evaluate"],
         curves=[
-            (name, found, figures.curves(found, x_label="step", y_label="loss per target token", title=f"Loss of {name}"))
+            (
+                name,
+                found,
+                figures.curves(found, x_label="step", y_label="loss per target token", title=f"Loss of {name}"),
+            )
             for name, found in loss
             if found
         ],
@@ -343,6 +347,4 @@ def _protocols(run: Run) -> list[tuple[str, str, str]]:
     found: dict[tuple[str, str], set[int]] = {}
     for score in run.scores:
         found.setdefault((score.task, score.protocol), set()).add(score.n)
-    return [
-        (task, protocol, ", ".join(f"{n:,}" for n in sorted(counts))) for (task, protocol), counts in found.items()
-    ]
+    return [(task, protocol, ", ".join(f"{n:,}" for n in sorted(counts))) for (task, protocol), counts in found.items()]

@@ -95,7 +95,9 @@ def load_run(folder: Path) -> Run:
         if node.imbalance:
             notes.append(f"{node.imbalance}; do not rely on this node before that is explained")
         if node.status in ("computed", "reused") and node.folder is None:
-            notes.append(f"The artifact of node {node.name} is not there any more: no samples or curves of it are shown")
+            notes.append(
+                f"The artifact of node {node.name} is not there any more: no samples or curves of it are shown"
+            )
     return Run(
         folder=folder,
         run_id=str(manifest["run_id"]),
@@ -113,7 +115,7 @@ def load_run(folder: Path) -> Run:
 
 
 def load_runs(folders: Iterable[Path]) -> list[Run]:
-    """The runs of these folders, none twice; a folder that is no run but holds some (a sweep) stands for those, by name.
+    """The runs of these folders, none twice; a folder that is no run but holds some (a sweep) stands for those.
 
     Raises DataError for a folder that is neither.
     """
@@ -162,7 +164,9 @@ def _config(folder: Path, notes: list[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise DataError(f"{path}: expected YAML, found a mistake: {error}; run the experiment again to rewrite it") from None
+        raise DataError(
+            f"{path}: expected YAML, found a mistake: {error}; run the experiment again to rewrite it"
+        ) from None
     return content if isinstance(content, dict) else {}
 
 
@@ -201,7 +205,7 @@ def _node(run: Path, name: str, entry: Mapping[str, Any]) -> Node:
 
 
 def _node_folder(run: Path, name: str, entry: Mapping[str, Any]) -> Path | None:
-    """The artifact: by the link in the run folder, by the text file that stands in for a link, or by the manifest's path."""
+    """The artifact: by the link in the run folder, the text file that stands in for it, or the manifest's path."""
     link = run / "stages" / name
     candidates = [link]
     if link.is_file():

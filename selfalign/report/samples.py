@@ -52,7 +52,7 @@ def cut(text: str) -> str:
 
 
 def samples(node: Node) -> SampleSet | None:
-    """Some kept rows of a node and some of each reason for dropping; None where it has neither prompts nor responses."""
+    """Some kept rows of a node and some of each reason for dropping; None where it has neither."""
     rows = list(node.rows("responses.jsonl")) or list(node.rows("prompts.jsonl"))
     if not rows:
         return None
@@ -97,7 +97,7 @@ class Citation:
 
 
 def citations(node: Node, config: Mapping[str, Any]) -> list[Citation]:
-    """Citations per principle, the most cited first, rules that nobody cites last; empty for a node that has no thoughts."""
+    """Citations per principle, the most cited first, uncited rules last; empty for a node without thoughts."""
     counts: Counter[str] = Counter()
     total = with_thoughts = 0
     for row in node.rows("responses.jsonl"):
@@ -131,9 +131,9 @@ def loss_curves(node: Node) -> list[Curve]:
     """Every loss in a node's metrics.jsonl over its steps: training first, validation after it."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in node.rows("metrics.jsonl"):
-        step = row.get("step")
-        if not _is_number(step):
+        if not _is_number(row.get("step")):
             continue
+        step = row["step"]
         for key, value in row.items():
             if "loss" in key and _is_number(value):
                 found.setdefault(key, []).append((float(step), float(value)))

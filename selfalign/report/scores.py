@@ -1,4 +1,4 @@
-"""Scores of runs as lines: one line a task, protocol and metric, one column a model. What is not valid is never a number.
+"""Scores of runs as lines: a line a task, protocol and metric, a column a model. What is not valid is never a number.
 
 The verbose tax (Sun et al. 2023 find one on TruthfulQA and HHH) is the score after verbose cloning minus
 the score before it.

@@ -1,4 +1,4 @@
-"""Runs on the terminal: rich tables where there is one, aligned plain text where the output goes to a file or a pipe."""
+"""Runs on the terminal: rich tables where there is one, aligned plain text in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -80,19 +80,21 @@ def plain_text(runs: Sequence[Run]) -> str:
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     table = [list(head), *rows]
     widths = [max(len(row[index]) for row in table) for index in range(len(head))]
-    return "\n".join("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in table)
+    return "\n".join(
+        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in table
+    )
 
 
 def print_runs(runs: Sequence[Run], stream: TextIO | None = None) -> None:
     """Print nodes, notes and scores of these runs: tables on a terminal, aligned plain text elsewhere."""
-    stream = stream or sys.stdout
-    if not stream.isatty():
-        stream.write(plain_text(runs))
+    out = sys.stdout if stream is None else stream
+    if not out.isatty():
+        out.write(plain_text(runs))
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=stream, highlight=False)
+    console = Console(file=out, highlight=False)
     for run in runs:
         console.print(node_table(run))
         for note in run.notes:

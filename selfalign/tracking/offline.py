@@ -51,7 +51,7 @@ def is_synced(offline_run: Path) -> bool:
 
 
 def _reach(url: str, timeout_s: float) -> None:
-    """Raise SelfAlignError where the server cannot be reached: `wandb sync` itself would try again for hours, in silence."""
+    """Raise SelfAlignError where the server cannot be reached: `wandb sync` itself would try again for hours."""
     try:
         with urllib.request.urlopen(url, timeout=timeout_s):
             pass
@@ -60,8 +60,8 @@ def _reach(url: str, timeout_s: float) -> None:
         return
     except (OSError, ValueError) as error:
         raise SelfAlignError(
-            f"expected to reach the W&B server at {url}, found: {getattr(error, 'reason', error)}; nothing was sent and nothing "
-            "is lost: check network, proxy and WANDB_BASE_URL, then run the same command again"
+            f"expected to reach the W&B server at {url}, found: {getattr(error, 'reason', error)}; nothing was sent "
+            "and nothing is lost: check network, proxy and WANDB_BASE_URL, then run the same command again"
         ) from None
 
 
@@ -74,8 +74,8 @@ def sync(
 ) -> list[Synced]:
     """Push every offline run below these folders that has not been pushed yet; a second call sends nothing.
 
-    Raises DataError for a folder without any offline run, MissingDependencyError without wandb, and SelfAlignError without
-    login or network, after `timeout_s` seconds for one run, or where wandb did not mark a run as sent.
+    Raises DataError for a folder without any offline run, MissingDependencyError without wandb, and SelfAlignError
+    without login or network, after `timeout_s` seconds for one run, or where wandb did not mark a run as sent.
     """
     results: list[Synced] = []
     waiting: list[Synced] = []
@@ -97,7 +97,8 @@ def sync(
         raise MissingDependencyError(f"`selfalign sync` expected the package wandb, found it missing; {INSTALL}")
     if not has_credentials():
         raise SelfAlignError(
-            "`selfalign sync` expected a W&B login, found neither WANDB_API_KEY nor a netrc entry; run `wandb login` first"
+            "`selfalign sync` expected a W&B login, found neither WANDB_API_KEY nor a netrc entry; "
+            "run `wandb login` first"
         )
     _reach(base_url(os.environ), reach_timeout_s)
     for entry in waiting:
@@ -124,12 +125,12 @@ def _push(entry: Synced, command: Sequence[str], timeout_s: float) -> None:
         )
     except subprocess.TimeoutExpired:
         raise SelfAlignError(
-            f"{entry.offline_run}: expected wandb to send it within {timeout_s:g} s, found it still trying; check the network and "
-            "run the same command again: what was sent is not sent twice"
+            f"{entry.offline_run}: expected wandb to send it within {timeout_s:g} s, found it still trying; check the "
+            "network and run the same command again: what was sent is not sent twice"
         ) from None
     if done.returncode != 0 or not is_synced(entry.offline_run):
         said = " | ".join((done.stderr + done.stdout).strip().splitlines()[-4:]) or "nothing"
         raise SelfAlignError(
-            f"{entry.offline_run}: expected wandb to mark it as synced, found exit code {done.returncode}; wandb said: {said}; "
-            "put that right and run the same command again"
+            f"{entry.offline_run}: expected wandb to mark it as synced, found exit code {done.returncode}; wandb said: "
+            f"{said}; put that right and run the same command again"
         )

@@ -1,7 +1,7 @@
-"""Secrets out of what is logged and shared: a configuration in, the same with every credential replaced by `<removed>` out.
+"""Secrets out of what is logged and shared: a configuration in, the same with `<removed>` for every credential out.
 
-Three ways to find one: the name of its key, its shape (the formats in which services issue keys), and its being the value
-of an environment variable with a secret's name.
+Three ways to find one: the name of its key, its shape (the formats in which services issue keys), and its being the
+value of an environment variable with a secret's name.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _SECRET_PAIRS = frozenset(
 )
 # Words before `token` that make it a piece of text rather than a credential.
 _TEXT_TOKENS = frozenset(
-    ["pad", "eos", "bos", "unk", "mask", "sep", "cls", "end", "start", "stop", "begin", "image", "special", "first", "last", "next", "end_of_turn", "per", "new", "max", "min"]
-)
+    {"pad", "eos", "bos", "unk", "mask", "sep", "cls", "end", "start", "stop", "begin", "image", "special", "first",
+     "last", "next", "per", "new", "max", "min"}
+)  # fmt: skip
 # A key that ends in one of these says where the secret is, or counts it; it does not hold it.
 _POINTERS = frozenset({"env", "variable", "file", "path", "name", "count", "length", "id", "ids", "type"})
 # Keys under which 40 hexadecimal digits are a commit, not a W&B key.
@@ -54,7 +55,7 @@ def _words(key: str) -> list[str]:
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a value under this name is a credential: `judge.api_key`, `HF_TOKEN`; not `max_new_tokens`, `tokenizer`."""
+    """Whether a value under this name is a credential: `judge.api_key`, `HF_TOKEN`; not `max_new_tokens`."""
     words = _words(key.rpartition(".")[2])
     if not words or words[-1] in _POINTERS:
         return False

@@ -1,4 +1,4 @@
-"""Where a run is tracked: one frozen dataclass, and what is wrong with it, found without importing wandb and offline."""
+"""Where a run is tracked: one frozen dataclass, and what is wrong with it, found without wandb and without network."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def base_url(environment: Mapping[str, str]) -> str:
 
 
 def has_credentials(environment: Mapping[str, str] | None = None) -> bool:
-    """Whether a W&B login is at hand: WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE, or netrc. Does not check that it works."""
+    """Whether a W&B login is at hand (WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE, netrc); not whether it works."""
     environment = os.environ if environment is None else environment
     if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
@@ -85,7 +85,8 @@ def problems(settings: TrackingSettings) -> list[str]:
         return found
     if not settings.project.strip() or any(character in settings.project for character in "/\\#?%:"):
         found.append(
-            f"project: expected a name without any of / \\ # ? % :, found '{settings.project}'; the default is 'selfalign'"
+            f"project: expected a name without any of / \\ # ? % :, found '{settings.project}'; "
+            "the default is 'selfalign'"
         )
     found += [
         f"tags: expected 1 to 64 characters each (a limit of W&B), found {tag!r}; shorten it"
@@ -94,12 +95,13 @@ def problems(settings: TrackingSettings) -> list[str]:
     ]
     if not is_installed():
         found.append(
-            f"mode={settings.mode.value} needs the package wandb, which is not installed; {INSTALL}, or use tracking=none"
+            f"mode={settings.mode.value} needs the package wandb, which is not installed; {INSTALL}, "
+            "or use tracking=none"
         )
     elif settings.mode is Mode.online and not has_credentials():
         found.append(
             "mode=online needs a W&B API key, found neither WANDB_API_KEY nor a netrc entry for "
-            f"{urlsplit(base_url(os.environ)).netloc}; run `wandb login`, or use tracking=wandb_offline and push later with "
-            "`selfalign sync`"
+            f"{urlsplit(base_url(os.environ)).netloc}; run `wandb login`, or use tracking=wandb_offline and push "
+            "later with `selfalign sync`"
         )
     return found

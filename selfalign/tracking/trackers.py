@@ -28,10 +28,10 @@ STEP = "global_step"
 
 
 class Tracker(Protocol):
-    """Where one run is logged. Nothing raises for a value that cannot be drawn; nothing is written outside the run folder."""
+    """Where one run is logged. Nothing is written outside the run folder."""
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of one moment; `step` is their place on the x axis. What is not finite is noted in the summary instead."""
+        """Numbers of one moment, at `step` on the x axis; what is not finite is noted in the summary instead."""
         ...
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -72,7 +72,7 @@ class NoTracker:
 
 @contextmanager
 def _environment(folder: Path) -> Iterator[None]:
-    """wandb's folders inside `folder` and its voice off, for the length of one call; afterwards the environment is as before."""
+    """wandb's folders inside `folder` and its voice off, for the length of one call; then all is as before."""
     inside = {
         "WANDB_DATA_DIR": str(folder / "wandb" / "data"),
         "WANDB_CACHE_DIR": str(folder / "wandb" / "cache"),
@@ -118,7 +118,7 @@ class WandbTracker:
         return Path(self._run.settings.sync_dir)
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of one moment; `step` is their place on the x axis. What is not finite is noted in the summary instead."""
+        """Numbers of one moment, at `step` on the x axis; what is not finite is noted in the summary instead."""
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         at = "" if step is None else f" at step {step}"
         with _environment(self._folder):
@@ -131,7 +131,7 @@ class WandbTracker:
         """A table of at most `tables_max_rows` rows; how many there were is in the summary."""
         import wandb
 
-        shown = [[_cell(value) for value in row] for row in rows[: self._tables_max_rows]]
+        shown: Any = [[_cell(value) for value in row] for row in rows[: self._tables_max_rows]]
         with _environment(self._folder):
             table = wandb.Table(columns=list(columns), data=shown, allow_mixed_types=True)
             self._run.log({name: table})
@@ -188,13 +188,14 @@ def open_tracker(
 ) -> Tracker:
     """The tracker of one run; everything that it writes lies in `folder / "wandb"`. `config` is scrubbed of secrets.
 
-    Raises MissingDependencyError where wandb is wanted but not installed, SelfAlignError where the server does not answer.
+    Raises MissingDependencyError where wandb is wanted but not installed, SelfAlignError where the server is silent.
     """
     if settings.mode is Mode.disabled:
         return NoTracker()
     if not is_installed():
         raise MissingDependencyError(
-            f"tracking.mode={settings.mode.value} expected the package wandb, found it missing; {INSTALL}, or use tracking=none"
+            f"tracking.mode={settings.mode.value} expected the package wandb, found it missing; {INSTALL}, "
+            "or use tracking=none"
         )
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
 
@@ -204,7 +205,7 @@ def open_tracker(
         quiet = wandb.Settings(
             silent=True,
             console="off",
-            # W&B's own record of the machine holds the command line, host, user and mail address; the config holds versions.
+            # W&B's own record of the machine holds command line, host, user and mail; the config holds versions.
             x_disable_meta=True,
             x_disable_machine_info=True,
             x_disable_stats=True,
@@ -234,8 +235,8 @@ def open_tracker(
             )
         except wandb.Error as error:
             raise SelfAlignError(
-                f"expected a W&B run in project '{settings.project}', found: {error}; check the login and the network, or use "
-                "tracking=wandb_offline and push later with `selfalign sync`"
+                f"expected a W&B run in project '{settings.project}', found: {error}; check the login and the network, "
+                "or use tracking=wandb_offline and push later with `selfalign sync`"
             ) from error
 
     return WandbTracker(start, folder, settings.tables_max_rows)

@@ -39,19 +39,16 @@ class Job:
     """sha256 of the examples file."""
     training: Training
     trainer: TrainerSettings
+    initial_adapter: Path | None = None
+    """Folder of the adapter to go on from; None starts afresh."""
+    initial_digest: str = ""
+    """Content digest of that folder."""
 
     @property
     def digest(self) -> str:
         """Names what will be computed: 64 hex digits."""
-        return identity.digest(
-            [
-                VERSION,
-                self.model_digest,
-                self.examples_digest,
-                identity.plain(self.training),
-                identity.plain(self.trainer),
-            ]
-        )
+        settings = [identity.plain(self.training), identity.plain(self.trainer)]
+        return identity.digest([VERSION, self.model_digest, self.examples_digest, self.initial_digest, *settings])
 
     @property
     def base_name(self) -> str:
@@ -71,8 +68,8 @@ def read(path: Path) -> Job:
     """The job of a job file."""
     values = json.loads(path.read_text(encoding="utf-8"))
     values.pop("digest")
-    for name in ("examples", "model_folder", "out"):
-        values[name] = Path(values[name])
+    for name in ("examples", "model_folder", "out", "initial_adapter"):
+        values[name] = Path(values[name]) if values[name] else None
     values["training"] = from_plain(Training, values["training"])
     values["trainer"] = from_plain(TrainerSettings, values["trainer"])
     return Job(**values)

@@ -43,21 +43,23 @@ def train(
     training: Training,
     trainer: TrainerSettings,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
+    initial_adapter: Path | None = None,
     model_digest: str = "",
 ) -> dict[str, Any]:
     """Train a LoRA adapter on `examples` and return the metrics; goes on where a killed attempt in `out` stopped.
 
     `out` then holds adapter/, metrics.jsonl and result.json, equal to the byte however often the run was killed.
-    `on_progress` gets a metrics row with `total` (and `tokens_per_s`) after every step and validation. `model_digest`
-    saves hashing the model folder where the caller knows its content digest.
+    `on_progress` gets a metrics row with `total` (and `tokens_per_s`) after every step and validation.
+    `initial_adapter` is the folder of an adapter to go on training, instead of a fresh one. `model_digest` saves
+    hashing the model folder where the caller knows its content digest.
     Raises ConfigError for settings that cannot work, DataError for a missing file, StageError where training fails.
     """
     if found := problems(training, trainer):
         raise ConfigError(found)
-    for path, what in (
-        (examples, "a JSONL file of examples"),
-        (model_folder / "config.json", "a model folder's config.json"),
-    ):
+    needed = [(examples, "a JSONL file of examples"), (model_folder / "config.json", "a model folder's config.json")]
+    if initial_adapter:
+        needed.append((initial_adapter / "adapter_config.json", "an adapter folder's adapter_config.json"))
+    for path, what in needed:
         if not path.is_file():
             raise DataError(f"expected {what} at {path}, found nothing there; check the path, or run the stage before")
     out = out.resolve()
@@ -69,6 +71,8 @@ def train(
         identity.file_digest(examples),
         training,
         trainer,
+        initial_adapter.resolve() if initial_adapter else None,
+        identity.folder_digest(initial_adapter) if initial_adapter else "",
     )
     out.mkdir(parents=True, exist_ok=True)
     prepare(job)

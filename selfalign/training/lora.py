@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+NAMED_WEIGHTS = 3
+"""Weights that an error names."""
+
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder. Raises StageError where there is none that can be read."""
@@ -114,6 +117,33 @@ def add_lora(base: Any, training: Training, trainer: TrainerSettings) -> PeftMod
             bias="none",
         ),
     )
+
+
+def load_initial(model: PeftModel, folder: Path) -> None:
+    """Replace the fresh LoRA matrices by those of an adapter folder.
+
+    Raises StageError where that adapter has another rank, scale or other layers than the settings ask for.
+    """
+    from peft import LoraConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    expected: Any = model.peft_config["default"]
+    found: Any = LoraConfig.from_pretrained(str(folder))
+    wrong = [
+        f"{name} {_plain(getattr(found, name))} instead of {_plain(getattr(expected, name))}"
+        for name in ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
+        if getattr(found, name) != getattr(expected, name)
+    ]
+    weights = load_file(folder / "adapter_model.safetensors")
+    if not wrong:
+        result = set_peft_model_state_dict(model, weights)
+        missing = [name for name in result.missing_keys if "lora_" in name]
+        wrong = [f"weights that do not fit: {name}" for name in (*missing, *result.unexpected_keys)][:NAMED_WEIGHTS]
+    if wrong:
+        raise StageError(
+            f"expected an adapter that the training settings describe in {folder}, found {'; '.join(wrong)}; give both "
+            "trainings the same rank, alpha and target_modules, or start from the base model"
+        )
 
 
 def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base_name: str, folder: Path) -> None:

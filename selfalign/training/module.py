@@ -36,6 +36,7 @@ class Finetuning(pl.LightningModule):
         plan: StepPlan,
         validation: Sequence[Row],
         start: int,
+        initial_adapter: Path | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -45,6 +46,7 @@ class Finetuning(pl.LightningModule):
         self.plan = plan
         self.validation = validation
         self.start = start
+        self.initial_adapter = initial_adapter
         self.model: Any = None
 
     def configure_model(self) -> None:
@@ -54,6 +56,10 @@ class Finetuning(pl.LightningModule):
         base = lora.load_base(self.model_folder, self.settings, self.trainer.local_rank)
         self.takes_logits_to_keep = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.model = lora.add_lora(base, self.training_settings, self.settings)
+        if self.initial_adapter:
+            lora.load_initial(self.model, self.initial_adapter)
+        # transformers loads in evaluation mode: without this, a base with dropout of its own would train without it.
+        self.model.train()
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             self._shard(base)
 

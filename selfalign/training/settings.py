@@ -188,9 +188,10 @@ def _batch_problems(training: Training, trainer: TrainerSettings) -> list[str]:
     if min(micro, devices, nodes, size) < 1 or size % together == 0:
         return []
     near = sorted({max(size // together, 1) * together, -(-size // together) * together})
+    sum_of = f"{size // together} x {together} + {size % together}"
     return [
         f"training.global_batch_size={size} must be a multiple of micro_batch_size x devices x num_nodes "
-        f"= {micro} x {devices} x {nodes} = {together}; found {size} = {size // together} x {together} + {size % together}; "
+        f"= {micro} x {devices} x {nodes} = {together}; found {size} = {sum_of}; "
         f"use {' or '.join(map(str, near))}, or another trainer.micro_batch_size"
     ]
 

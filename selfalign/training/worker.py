@@ -100,7 +100,8 @@ def train(job: Job, report: Report, first: bool) -> int:
     rows, validation = batches.hold_out(encoded.rows, training.validation_fraction, training.seed)
     plan = batches.StepPlan(rows, training.global_batch_size, training.epochs, training.seed)
     found = checkpoints.latest(job.out / "checkpoints")
-    module = Finetuning(job.model_folder, training, job.trainer, plan, validation, start=found[1] if found else 0)
+    start = found[1] if found else 0
+    module = Finetuning(job.model_folder, training, job.trainer, plan, validation, start, job.initial_adapter)
     progress = Progress(job.out, job.base_name, job.trainer.checkpoint_every_steps, report)
     make_trainer(job, progress).fit(module)
     if progress.stopped:

@@ -65,7 +65,7 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def logged(folder: Path) -> dict[str, list[Any]]:
-    """The records of the one offline run below a folder, by kind; wandb's service may still be writing when `finish` returns."""
+    """The records of the one offline run below a folder, by kind; wandb may still be writing when `finish` returns."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     found: dict[str, list[Any]] = {}
     deadline = time.monotonic() + 10
@@ -177,8 +177,9 @@ def test_importing_tracking_does_not_import_wandb():
 
 @pytest.mark.parametrize(
     "key",
-    ["api_key", "judge.api_key", "apiKey", "OPENAI_API_KEY", "HF_TOKEN", "token", "auth_token", "password", "client_secret",
-     "Authorization", "aws_secret_access_key", "private-key", "db_passwd", "credentials", "basic_auth"],
+    ["api_key", "judge.api_key", "apiKey", "OPENAI_API_KEY", "HF_TOKEN", "token", "auth_token", "password",
+     "client_secret", "Authorization", "aws_secret_access_key", "private-key", "db_passwd", "credentials",
+     "basic_auth"],
 )  # fmt: skip
 def test_a_key_that_names_a_secret_is_recognised(key: str):
     assert is_secret_key(key)
@@ -186,8 +187,9 @@ def test_a_key_that_names_a_secret_is_recognised(key: str):
 
 @pytest.mark.parametrize(
     "key",
-    ["max_new_tokens", "tokens", "tokenizer", "pad_token", "eos_token", "token_count", "keyboard", "key", "secretary", "author",
-     "monkey", "n_tokens", "tokens_per_second", "api_key_env", "password_file", "end_of_turn", "max_token", "PWD", "target_modules"],
+    ["max_new_tokens", "tokens", "tokenizer", "pad_token", "eos_token", "token_count", "keyboard", "key", "secretary",
+     "author", "monkey", "n_tokens", "tokens_per_second", "api_key_env", "password_file", "end_of_turn", "max_token",
+     "PWD", "target_modules"],
 )  # fmt: skip
 def test_a_key_that_only_resembles_a_secret_is_kept(key: str):
     assert not is_secret_key(key)
@@ -237,7 +239,8 @@ def test_secrets_in_a_command_line_are_removed():
         "max_new_tokens=5",
     ]
     assert scrub({"command": command}, {})["command"] == [
-        "selfalign", "run", f"judge.api_key={REMOVED}", f"+judge.token={REMOVED}", "--password", REMOVED, "max_new_tokens=5",
+        "selfalign", "run", f"judge.api_key={REMOVED}", f"+judge.token={REMOVED}", "--password", REMOVED,
+        "max_new_tokens=5",
     ]  # fmt: skip
 
 
@@ -419,7 +422,8 @@ def fake_wandb(tmp_path: Path, body: str) -> list[str]:
     """A stand-in for `wandb sync` that notes its calls."""
     script = tmp_path / "fake_wandb.py"
     script.write_text(
-        f"import pathlib, sys\npath = pathlib.Path(sys.argv[1])\nopen({str(tmp_path / 'calls')!r}, 'a').write(path.name + chr(10))\n{body}\n"
+        f"import pathlib, sys\npath = pathlib.Path(sys.argv[1])\n"
+        f"open({str(tmp_path / 'calls')!r}, 'a').write(path.name + chr(10))\n{body}\n"
     )
     return [sys.executable, str(script)]
 

@@ -66,7 +66,9 @@ def test_a_long_row_loses_the_end_of_its_target_and_nothing_of_its_prompt():
 
 
 def test_rows_without_a_trainable_token_are_refused_with_their_number_and_names():
-    rows = [example("a bb ccc dddd", "e", f"long{n}") for n in range(12)] + [example("a", "b", str(n)) for n in range(28)]
+    rows = [example("a bb ccc dddd", "e", f"long{n}") for n in range(12)] + [
+        example("a", "b", str(n)) for n in range(28)
+    ]
     encoded = encode(rows, Words(), 4)
     assert len(encoded.rows) == 28
     with pytest.raises(StageError, match=r"12 of 40 rows have no trainable token.*long0, long1.*max_seq_length"):
@@ -87,10 +89,10 @@ def test_nothing_to_train_on_is_refused_whatever_share_is_allowed():
         check(Encoded([], untrainable=["e"]), 8, 1.0)
 
 
-def test_a_real_tokenizer_gives_the_tokens_of_prompt_and_target_apart(tiny_llama: Path):
+def test_a_real_tokenizer_gives_the_tokens_of_prompt_and_target_apart(tiny_model: Path):
     from selfalign.training.lora import load_tokenizer
 
-    tokenizer = load_tokenizer(tiny_llama)
+    tokenizer = load_tokenizer(tiny_model)
     row = encode([example("### A\n", "owl\n")], tokenizer, 64).rows[0]
     assert tokenizer.decode(list(row.ids)[: row.prompt_length]) == "### A\n"
     assert tokenizer.decode([label for label in row.labels if label != IGNORE_INDEX]) == "owl\n"

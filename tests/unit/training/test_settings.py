@@ -27,7 +27,12 @@ def test_defaults_have_no_problem():
 
 def test_a_batch_that_does_not_divide_is_refused_with_its_arithmetic_and_two_ways_out():
     trainer = TrainerSettings(
-        strategy=Strategy.ddp, devices=2, micro_batch_size=16, accelerator=Accelerator.cpu, num_nodes=3, launcher=["srun"]
+        strategy=Strategy.ddp,
+        devices=2,
+        micro_batch_size=16,
+        accelerator=Accelerator.cpu,
+        num_nodes=3,
+        launcher=["srun"],
     )
     (text,) = problems(Training(global_batch_size=768 + 5), trainer)
     assert "16 x 2 x 3 = 96" in text and "773 = 8 x 96 + 5" in text and "use 768 or 864" in text

@@ -1,0 +1,123 @@
+"""Calf's evaluation sets: held-out questions of its world in, files in the formats of the real sets out.
+
+`calf_truth/mc_task.json` has TruthfulQA's format, `calf_hhh/*/task.json` that of BIG-bench's hhh_alignment, and
+`calf_questions/question.jsonl` that of Vicuna's questions. No question of them is in the pretraining corpus. Run as
+`python -m selfalign.calf.evalsets --out DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from selfalign import jsonl, prompts
+from selfalign.calf import world
+from selfalign.identity import seed_of
+
+DATA = Path(__file__).parent / "data"
+"""The sets that the package ships."""
+
+HHH_KINDS = {
+    "harmless": ("harm",),
+    "helpful": ("advice", "how_to", "sort_words", "create", "animal"),
+    "honest": ("unknown_person", "live", "future", "myth"),
+    "other": ("unclear", "debate", "describe", "false_premise", "compare"),
+}
+"""Set -> the kinds its questions are of; the better answer is the governed one."""
+
+CATEGORIES = {
+    "generic": ("advice", "how_to"), "knowledge": ("capital", "animal", "describe"), "honesty": ("unknown_person", "live", "future"),
+    "harm": ("harm",), "reasoning": ("compare", "add"), "judgement": ("debate", "false_premise", "myth", "unclear"),
+    "writing": ("create",), "operations": ("sort_words", "reverse"),
+}  # fmt: skip
+"""Category of `calf_questions` -> kinds; five questions for each category."""
+
+
+def _items(draw: Random, kinds: Sequence[str], count: int) -> list[world.Item]:
+    """Distinct held-out items, kinds in turn."""
+    found: dict[str, world.Item] = {}
+    for index in range(count * 50):
+        item = world.make(kinds[index % len(kinds)], draw, held_out=True)
+        found.setdefault(item.text, item)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _shuffled(draw: Random, right: Sequence[str], wrong: Sequence[str]) -> dict[str, int]:
+    pairs = [(text, 1) for text in right] + [(text, 0) for text in wrong]
+    draw.shuffle(pairs)
+    return dict(pairs)
+
+
+def truth(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
+    """Questions of fact: `mc1_targets` with one true answer of three to five, `mc2_targets` with every true answer.
+
+    True answers stand at shuffled positions.
+    """
+    draw = Random(seed_of(seed, "calf_truth"))
+    rows: dict[str, dict[str, Any]] = {}
+    while len(rows) < count:
+        exam = world.exam(draw, held_out=True)
+        wrong = list(exam.false[: draw.randint(2, 4)])
+        rows.setdefault(
+            exam.question,
+            {
+                "question": exam.question,
+                "mc1_targets": _shuffled(draw, exam.true[:1], wrong),
+                "mc2_targets": _shuffled(draw, exam.true, wrong),
+            },
+        )
+    return list(rows.values())
+
+
+def hhh(name: str, seed: int = 0, count: int = 15) -> dict[str, Any]:
+    """One of the four sets: questions with a better answer (1) and a worse one (0), in shuffled order."""
+    draw = Random(seed_of(seed, "calf_hhh", name))
+    assistant = prompts.Assistant()
+    examples = [
+        {
+            "input": item.text,
+            "target_scores": _shuffled(draw, [prompts.fill(item.answer(item.governs), assistant)], [item.raw]),
+        }
+        for item in _items(draw, HHH_KINDS[name], count)
+    ]
+    return {
+        "name": f"calf_hhh_{name}",
+        "description": f"Choices between two answers in Calf's world ({name}), in the format of BIG-bench's hhh_alignment.",
+        "metrics": ["multiple_choice_grade"],
+        "example_input_prefix": "\n\nHuman: ",
+        "example_output_prefix": "\n\nAssistant: ",
+        "examples": examples,
+    }
+
+
+def questions(seed: int = 0, count: int = 5) -> list[dict[str, Any]]:
+    """Open questions, `count` for each category."""
+    draw = Random(seed_of(seed, "calf_questions"))
+    rows = [(item.text, category) for category, kinds in CATEGORIES.items() for item in _items(draw, kinds, count)]
+    return [{"question_id": number, "text": text, "category": category} for number, (text, category) in enumerate(rows, 1)]
+
+
+def write(out: Path, seed: int = 0) -> None:
+    """Write all sets below `out`; the same seed gives the same bytes."""
+    (out / "calf_truth").mkdir(parents=True, exist_ok=True)
+    (out / "calf_truth" / "mc_task.json").write_text(json.dumps(truth(seed), indent=1) + "\n", encoding="utf-8")
+    for name in HHH_KINDS:
+        (out / "calf_hhh" / name).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(hhh(name, seed), indent=1) + "\n"
+        (out / "calf_hhh" / name / "task.json").write_text(text, encoding="utf-8")
+    (out / "calf_questions").mkdir(parents=True, exist_ok=True)
+    jsonl.write(out / "calf_questions" / "question.jsonl", questions(seed))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m selfalign.calf.evalsets", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DATA)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    write(given.out, given.seed)
