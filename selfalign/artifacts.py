@@ -1,9 +1,8 @@
 """The artifact store: a stage's result is computed once, published by one rename, and found again by its name.
 
-A store is a folder. `<store>/<Stage>-<version>-<hash>/` is complete or not there; `.partial/` holds work that a crash may
-have interrupted and the next attempt continues; `.locks/` keeps two processes from computing the same thing;
-`.damaged/` keeps what no longer matches its checksums.
-"""
+A store is a folder. `<store>/<Stage>-<version>-<hash>/` is complete or not there; `.partial/` holds work that a crash
+may have interrupted and the next attempt continues; `.locks/` keeps two processes from computing the same thing;
+`.damaged/` keeps what no longer matches its checksums."""
 
 from __future__ import annotations
 
@@ -30,7 +29,17 @@ from selfalign.identity import file_digest
 from selfalign.resources import PACKAGE
 
 MANIFEST = "manifest.json"
-PACKAGES = ("torch", "transformers", "peft", "pytorch-lightning", "lm-eval", "hydra-core", "omegaconf", "wandb", "tokenizers")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "lm-eval",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "tokenizers",
+)
 
 
 @dataclass
@@ -64,7 +73,8 @@ class Artifact:
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Which software this process runs: versions of selfalign, Python and the packages results rest on, and the git commit."""
+    """Which software this process runs: versions of selfalign, Python and the packages results rest on, and the git
+    commit."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -177,7 +187,9 @@ class Store:
             raise
         artifact = self.find(name)
         if artifact is None:
-            raise DataError(f"{name}: just published, but it does not match its checksums; check the disk of {self.root}")
+            raise DataError(
+                f"{name}: just published, but it does not match its checksums; check the disk of {self.root}"
+            )
         return artifact, True
 
     @staticmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from selfalign import __version__
 from selfalign.errors import ConfigError, SelfAlignError, did_you_mean
@@ -43,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"selfalign: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("\nselfalign: stopped; finished stages and rows are kept, the same command goes on from here", file=sys.stderr)
+        print(
+            "\nselfalign: stopped; finished stages and rows are kept, the same command goes on from here",
+            file=sys.stderr,
+        )
         code = 130
     except BrokenPipeError:
         # The reader (`head`, a pager) has seen enough.

@@ -77,7 +77,9 @@ def prompt(arguments: list[str]) -> int:
     """The exact prompts of a stage, or how the principles' and exemplars' settings change them."""
     parser = _parser("prompt", "Print the exact prompt that a stage would send, with token counts.")
     _overrides(parser)
-    parser.add_argument("--stage", default="responses", help="node of the pipeline (default: responses, the self-align prompt)")
+    parser.add_argument(
+        "--stage", default="responses", help="node of the pipeline (default: responses, the self-align prompt)"
+    )
     parser.add_argument("--question", default="How do otters keep warm?", help="the question in the prompt's open slot")
     parser.add_argument(
         "--diff", action="store_true", help="show what the overrides of principles and exemplars change, line by line"
@@ -88,7 +90,9 @@ def prompt(arguments: list[str]) -> int:
     if not given.diff:
         for label, text in texts.items():
             print(text)
-            print(f"\n[{label}: {one.engine.count_tokens(text):,} tokens by the tokenizer of the model]", file=sys.stderr)
+            print(
+                f"\n[{label}: {one.engine.count_tokens(text):,} tokens by the tokenizer of the model]", file=sys.stderr
+            )
         return 0
     rest = [text for text in given.overrides if not text.lstrip("+~").startswith(("principles", "exemplars"))]
     whole = _compose(rest)
@@ -127,7 +131,9 @@ def _nodes(folder: Path, chosen: str | None) -> dict[str, dict[str, Any]]:
 
 def why(arguments: list[str]) -> int:
     """For each node of a run: computed or reused, and how it differs from the nearest other result of its stage."""
-    parser = _parser("why", "Why a stage ran or was reused: the setting or text that differs from the nearest other result.")
+    parser = _parser(
+        "why", "Why a stage ran or was reused: the setting or text that differs from the nearest other result."
+    )
     parser.add_argument("run", help="run folder, or its name in runs/")
     parser.add_argument("stage", nargs="?", help="node of the pipeline; all without it")
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
@@ -181,10 +187,18 @@ def show(arguments: list[str]) -> int:
         for name, entry in nodes.items():
             counts = entry["counts"]
             dropped = ", ".join(f"{reason} {number}" for reason, number in counts.get("dropped", {}).items())
-            print(f"{name:<18} {entry['status']:<9} in {counts.get('in', 0):>6,}  kept {counts.get('kept', 0):>6,}  {dropped}".rstrip())
+            funnel = f"in {counts.get('in', 0):>6,}  kept {counts.get('kept', 0):>6,}  {dropped}"
+            print(f"{name:<18} {entry['status']:<9} {funnel}".rstrip())
         return 0
     path = Path(nodes[given.stage]["path"])
-    file = next((path / f for f in ("responses.jsonl", "prompts.jsonl", "items.jsonl", "metrics.jsonl") if (path / f).is_file()), None)
+    file = next(
+        (
+            path / f
+            for f in ("responses.jsonl", "prompts.jsonl", "items.jsonl", "metrics.jsonl")
+            if (path / f).is_file()
+        ),
+        None,
+    )
     if file is None:
         raise SelfAlignError(f"{given.stage} has no rows to show: its status is {nodes[given.stage]['status']}")
     rows = [row for row in jsonl.iterate(file) if row.get("kept", True) == (given.dropped is None)]
@@ -245,7 +259,9 @@ def import_reference(arguments: list[str]) -> int:
     parser = _parser("import", "Read principles, exemplars, prompts and seeds from a checkout of the reference.")
     parser.add_argument("what", choices=["dromedary"], help="which reference")
     parser.add_argument("folder", help="its checkout (the folder that holds prompts/)")
-    parser.add_argument("--name", default="", help="name of the set (default: dromedary_v1 or dromedary_v2, by what is found)")
+    parser.add_argument(
+        "--name", default="", help="name of the set (default: dromedary_v1 or dromedary_v2, by what is found)"
+    )
     parser.add_argument("--to", default="", help="root to write to (default: SELFALIGN_HOME, else ~/.config/selfalign)")
     given = parser.parse_args(arguments)
     from selfalign import importer, resources
@@ -258,7 +274,9 @@ def import_reference(arguments: list[str]) -> int:
 
 def tasks(arguments: list[str]) -> int:
     """The folder of the lm-eval tasks."""
-    _parser("tasks", 'Print the folder of the lm-eval tasks, for lm_eval --include_path "$(selfalign tasks)".').parse_args(arguments)
+    _parser(
+        "tasks", 'Print the folder of the lm-eval tasks, for lm_eval --include_path "$(selfalign tasks)".'
+    ).parse_args(arguments)
     from selfalign.evaluation.catalogue import tasks_folder
 
     print(tasks_folder())

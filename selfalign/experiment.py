@@ -233,10 +233,11 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
     if on.engrave and not on.self_align:
         found.append("stages.engrave: it reads the responses of self_align, which is off; switch both on or both off")
     if on.verbose_clone and not on.engrave:
-        found.append("stages.verbose_clone: it reads the adapter of engrave, which is off; switch both on, or use stages=no_cloning")
+        found.append(
+            "stages.verbose_clone: it reads the adapter of engrave, which is off; switch both on, or use stages=no_cloning"
+        )
     if on.follow_first and not on.verbose_clone:
         found.append("stages.follow_first: it concerns verbose_clone, which is off; switch both on or both off")
     if not any(getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit")):
         found.append("stages: every stage is off, so there is nothing to do; switch one on")
     return found
-

@@ -107,7 +107,8 @@ def contains_marker(text: str, markers: Iterable[str]) -> str:
 
 
 def repetition(text: str, max_repeats: int) -> str:
-    """`repetition` where the text runs in a circle: some stretch of 3 to 24 words stands more than `max_repeats` times in a row.
+    """`repetition` where the text runs in a circle: some stretch of 3 to 24 words stands more than `max_repeats`
+    times in a row.
 
     Only immediate repeats count, so code, refrains and numbered lists pass (the reference cuts a text at any clause that
     occurs twice).
@@ -123,7 +124,8 @@ def repetition(text: str, max_repeats: int) -> str:
 
 
 class ExemplarCopies:
-    """Finds answers copied from the worked exemplars: stands for the reference's list of words from its own exemplars."""
+    """Finds answers copied from the worked exemplars: stands for the reference's list of words from its own
+    exemplars."""
 
     def __init__(self, exemplar_answers: Iterable[str], ngram_words: int) -> None:
         self.size = ngram_words
@@ -134,7 +136,8 @@ class ExemplarCopies:
         return [tuple(words[index : index + self.size]) for index in range(len(words) - self.size + 1)]
 
     def reason(self, text: str, question: str) -> str:
-        """`exemplar_copy` where the answer shares an n-gram with an exemplar's answer that is not in its own question."""
+        """`exemplar_copy` where the answer shares an n-gram with an exemplar's answer that is not in its own
+        question."""
         own = set(self._ngrams(question))
         return "exemplar_copy" if any(gram in self._grams and gram not in own for gram in self._ngrams(text)) else ""
 

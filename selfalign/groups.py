@@ -55,15 +55,16 @@ def _share(node: DictConfig, *, top: bool) -> None:
         if key in SHARED and not top:
             # Assigned here and not merged from YAML: a merge refuses to put a reference over a typed node.
             node[key] = f"${{{key}}}"
-        elif isinstance(child := node._get_node(key), DictConfig) and not (child._is_none() or child._is_missing()):
-            if not (top and key in SHARED):
-                _share(child, top=False)
+            continue
+        child: Any = node._get_node(str(key))
+        if isinstance(child, DictConfig) and key not in SHARED and not (child._is_none() or child._is_missing()):
+            _share(child, top=False)
 
 
 def _writable(node: DictConfig | ListConfig) -> None:
     OmegaConf.set_readonly(node, None)
     for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
-        child = node._get_node(key)
+        child: Any = node._get_node(key)  # type: ignore[arg-type]
         if isinstance(child, (DictConfig, ListConfig)) and not child._is_none() and not child._is_missing():
             _writable(child)
 
@@ -123,7 +124,8 @@ def _hydra() -> Iterator[None]:
 
 
 def to_experiment(config: DictConfig) -> Experiment:
-    """The composed configuration as a plain object. Raises ConfigError for a value that is missing or not of its type."""
+    """The composed configuration as a plain object. Raises ConfigError for a value that is missing or not of its
+    type."""
     try:
         found = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -132,7 +134,9 @@ def to_experiment(config: DictConfig) -> Experiment:
         # A key forced in with + has no field to go to.
         name = str(error).split("'")[1]
         near = did_you_mean(name, setting_names())
-        raise ConfigError([f"+{name}: unknown setting '{name}'{near}; + adds nothing here, every setting exists"]) from None
+        raise ConfigError(
+            [f"+{name}: unknown setting '{name}'{near}; + adds nothing here, every setting exists"]
+        ) from None
     assert isinstance(found, Experiment) and is_dataclass(found.engine)  # the schema of config.yaml makes it so
     return found
 
@@ -216,7 +220,9 @@ def _blame(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException:
-            found.append(f"'{text}': expected KEY=VALUE, found something else; quote values with spaces, commas or brackets")
+            found.append(
+                f"'{text}': expected KEY=VALUE, found something else; quote values with spaces, commas or brackets"
+            )
     parsed.sort(key=lambda override: override.key_or_group not in groups)
     right: list[str] = []
     for override in parsed:
@@ -286,7 +292,9 @@ def checked(jobs: Sequence[Sequence[str]]) -> list[Experiment]:
             found.setdefault(problem, []).append(" ".join(job) or "(no override)")
     if found:
         raise ConfigError(
-            problem if len(arms) == len(jobs) else f"{problem}  [in {len(arms)} of {len(jobs)} jobs: {'; '.join(arms[:3])}]"
+            problem
+            if len(arms) == len(jobs)
+            else f"{problem}  [in {len(arms)} of {len(jobs)} jobs: {'; '.join(arms[:3])}]"
             for problem, arms in found.items()
         )
     return experiments

@@ -45,7 +45,8 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path, patterns: tuple[str, ...] = ("*",)) -> str:
-    """sha256 over the relative names and contents of the files below a folder that match a pattern; hidden files are left out."""
+    """sha256 over the relative names and contents of the files below a folder that match a pattern; hidden files are
+    left out."""
     files = {
         path.relative_to(folder).as_posix(): file_digest(path)
         for path in sorted(folder.rglob("*"))
@@ -88,5 +89,6 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, An
 
 
 def seed_of(*parts: Any) -> int:
-    """A seed of 63 bits for a record's own random generator: a pure function of its parts, the same on every machine."""
+    """A seed of 63 bits for a record's own random generator: a pure function of its parts, the same on every
+    machine."""
     return int(digest(list(parts))[:16], 16) >> 1

@@ -1,8 +1,9 @@
-"""`selfalign import dromedary DIR`: the reference's prompts as principle, exemplar, text and seed sets of the user's own.
+"""`selfalign import dromedary DIR`: the reference's prompts as sets of principles, exemplars, texts and seeds of the user.
 
 Reads a checkout of IBM/Dromedary (branch dromedary_v1 or main) and writes below a root: `principles/<name>/` with one file
-for each rule, exemplar, prompt and seed list, and the choices `principles=<name>`, `exemplars=<name>` and `experiments=<name>`. Nothing of it enters the project: the texts are the reference's, under its
-licences. What is written renders back to the original prompt file, byte for byte, or the import fails and says where.
+for each rule, exemplar, prompt and seed list, and the choices `principles=<name>`, `exemplars=<name>` and
+`experiments=<name>`. Nothing of it enters the project: the texts are the reference's, under its licences. What is written
+renders back to the original prompt file, byte for byte, or the import fails and says where.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def parse_self_align(text: str, path: Path) -> SelfAlignFile:
     """Rules, exemplars and layout of a self-align prompt. Raises DataError where its shape is not the reference's."""
 
     def broken(expected: str, found: str) -> DataError:
-        return DataError(f"{path}: expected {expected}, found {found[:80]!r}; is this the reference's self-align prompt?")
+        return DataError(
+            f"{path}: expected {expected}, found {found[:80]!r}; is this the reference's self-align prompt?"
+        )
 
     body = text.rstrip()
     tail = text[len(body) :]
@@ -180,19 +183,31 @@ def import_dromedary(folder: Path, root: Path, name: str = "") -> list[str]:
     parsed = parse_self_align(main.read_bytes().decode("utf-8"), main)
     name = name or ("dromedary_v2" if len(parsed.rules) > 16 else "dromedary_v1")
     if slug(name) != name:
-        raise DataError(f"--name: expected lower-case letters, digits and underscores, found '{name}'; for example '{slug(name)}'")
+        raise DataError(
+            f"--name: expected lower-case letters, digits and underscores, found '{name}'; for example '{slug(name)}'"
+        )
     texts = root / "principles" / name
     (texts / "prompts").mkdir(parents=True, exist_ok=True)
     for rule in parsed.rules:
-        content = {"id": rule.id, "number": rule.number, "name": rule.name, "text": rule.text, "source": f"IBM/Dromedary {main.name}"}
+        content = {
+            "id": rule.id,
+            "number": rule.number,
+            "name": rule.name,
+            "text": rule.text,
+            "source": f"IBM/Dromedary {main.name}",
+        }
         _yaml(texts / f"{rule.id}.yaml", content)
     for exemplar in parsed.exemplars:
-        turns = [{key: list(v) if key == "cites" else v for key, v in asdict(t).items() if v != ""} for t in exemplar.turns]
+        turns = [
+            {key: list(v) if key == "cites" else v for key, v in asdict(t).items() if v != ""} for t in exemplar.turns
+        ]
         _yaml(texts / "exemplars" / f"{exemplar.id}.yaml", {**asdict(exemplar), "turns": turns})
     _yaml(texts / "prompts" / "self_align.yaml", asdict(parsed.layout))
     header = f"# Imported from {main.name} of IBM/Dromedary; the texts are theirs.\n"
     _yaml(root / "conf" / "principles" / f"{name}.yaml", {"folder": name, "ids": [r.id for r in parsed.rules]}, header)
-    _yaml(root / "conf" / "exemplars" / f"{name}.yaml", {"folder": name, "ids": [e.id for e in parsed.exemplars]}, header)
+    _yaml(
+        root / "conf" / "exemplars" / f"{name}.yaml", {"folder": name, "ids": [e.id for e in parsed.exemplars]}, header
+    )
     lines = [f"{len(parsed.rules)} principles and {len(parsed.exemplars)} exemplars -> {texts}"]
     lines += _texts(source, texts)
     lines += _identity(folder, texts)
@@ -204,7 +219,9 @@ def import_dromedary(folder: Path, root: Path, name: str = "") -> list[str]:
         "self_align": {"codename": CODENAME},
     }
     _yaml(root / "experiments" / f"{name}.yaml", choice, header)
-    lines.append(f"all of it: selfalign run experiments={name}; parts of it: principles={name} exemplars={name} texts={name}")
+    lines.append(
+        f"all of it: selfalign run experiments={name}; parts of it: principles={name} exemplars={name} texts={name}"
+    )
     return lines
 
 
@@ -241,7 +258,9 @@ def _identity(folder: Path, texts: Path) -> list[str]:
         rows = json.loads(path.read_text(encoding="utf-8"))
         pairs = [(row["id"], row["conversations"][0]["value"], row["conversations"][1]["value"]) for row in rows]
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{path}: expected a list of conversations with a first pair of turns, found a mistake: {error}") from None
+        raise DataError(
+            f"{path}: expected a list of conversations with a first pair of turns, found a mistake: {error}"
+        ) from None
     renamed = []
     for identity, question, answer in pairs:
         answer = re.sub(r"(?:the )?Large Model Systems Organization \(LMSYS\)", _TEAM, answer)

@@ -32,11 +32,9 @@ def iterate(path: Path) -> Iterator[Row]:
 
     Raises DataError with file and line number for a line that is not a JSON object.
     """
-    try:
-        stream = open(path, encoding="utf-8-sig", newline="\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected a JSONL file, found nothing there; check the path") from None
-    with stream:
+    if not path.is_file():
+        raise DataError(f"{path}: expected a JSONL file, found nothing there; check the path")
+    with open(path, encoding="utf-8-sig", newline="\n") as stream:
         number = 0
         try:
             for number, line in enumerate(stream, start=1):

@@ -72,10 +72,14 @@ def as_nodes(pipeline: Mapping[str, Stage | Node]) -> dict[str, Node]:
         for role, source in item.inputs.items():
             if role not in (*item.stage.READS, *item.stage.OPTIONAL):
                 allowed = ", ".join((*item.stage.READS, *item.stage.OPTIONAL)) or "nothing"
-                problems.append(f"node '{name}' fills the role '{role}', which its stage does not read (it reads {allowed})")
+                problems.append(
+                    f"node '{name}' fills the role '{role}', which its stage does not read (it reads {allowed})"
+                )
             if source not in pipeline:
                 near = did_you_mean(source, pipeline)
-                problems.append(f"node '{name}' reads '{source}', which is no node{near} (nodes: {', '.join(pipeline)})")
+                problems.append(
+                    f"node '{name}' reads '{source}', which is no node{near} (nodes: {', '.join(pipeline)})"
+                )
         for role in item.stage.READS:
             if role not in item.inputs:
                 problems.append(f"node '{name}' needs an input for the role '{role}', and no node fills it")

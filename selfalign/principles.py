@@ -288,7 +288,9 @@ def resolve_exemplars(settings: ExemplarSettings, rule_set: RuleSet) -> tuple[Ex
         raise ConfigError(found)
     existing = available_exemplars(settings.folder)
     dropped = {_match(name, settings.ids) for name in settings.drop}
-    chosen = [load_exemplar(_match(name, existing) or name, settings.folder) for name in settings.ids if name not in dropped]
+    chosen = [
+        load_exemplar(_match(name, existing) or name, settings.folder) for name in settings.ids if name not in dropped
+    ]
     if rule_set.scope is not Scope.exemplars:
         return tuple(chosen)
     gone = {rule.id for rule in rule_set.dropped}

@@ -35,12 +35,15 @@ class Assistant:
 def fill(text: str, assistant: Assistant) -> str:
     """A text with {assistant}, {maker} and {cutoff} replaced; other braces stay."""
     return (
-        text.replace("{assistant}", assistant.name).replace("{maker}", assistant.maker).replace("{cutoff}", assistant.cutoff)
+        text.replace("{assistant}", assistant.name)
+        .replace("{maker}", assistant.maker)
+        .replace("{cutoff}", assistant.cutoff)
     )
 
 
 def fill_slots(template: str, **values: str) -> str:
-    """A template with its named slots filled; where it has none of them, its n bare `{}` take the last n values in order.
+    """A template with its named slots filled; where it has none of them, its n bare `{}` take the last n values in
+    order.
 
     The reference's prompt files use bare slots (and spell their totals out); ours name them.
     """
@@ -228,7 +231,8 @@ TRUE_FALSE_LEAD = "\nThe answer is"
 
 
 def choice_question(question: str, first: str, second: str) -> str:
-    """Two candidate answers put to the model as an exam question with choices A and B (evaluate_hhh_eval.py; wording ours)."""
+    """Two candidate answers put to the model as an exam question with choices A and B (evaluate_hhh_eval.py; wording
+    ours)."""
     return f"{question}\n\nA) {first}\n\nB) {second}\n\nThis is from an exam. Which answer is better, A or B?"
 
 
@@ -257,7 +261,12 @@ def self_instruct_prompt(meta: str, demos: Sequence[Task], total: int) -> str:
     """The numbered list of demonstrations with the next slot open (generate_vanilla_instruction.py `encode_prompt`)."""
     lines = [fill_slots(meta, total=str(total)).rstrip("\n") + "\n"]
     for number, demo in enumerate(demos, start=1):
-        lines += ["###", f"{number}. Instruction: {_demo_text(demo.instruction)}", f"{number}. Input:", demo.input or NO_INPUT]
+        lines += [
+            "###",
+            f"{number}. Instruction: {_demo_text(demo.instruction)}",
+            f"{number}. Input:",
+            demo.input or NO_INPUT,
+        ]
     lines += ["###", f"{len(demos) + 1}. Instruction:"]
     return "\n".join(lines)
 
@@ -337,9 +346,12 @@ def _hint(number: int, seed: TopicSeed) -> str:
 
 
 def questions_prompt(meta: str, seeds: Sequence[TopicSeed], topics: Sequence[TopicSeed]) -> str:
-    """Hints for seeds and new topics, then the seeds' questions, with the first new slot open (generate_tgrt_question.py)."""
+    """Hints for seeds and new topics, then the seeds' questions, with the first new slot open
+    (generate_tgrt_question.py)."""
     hints = "\n".join(_hint(number, seed) for number, seed in enumerate([*seeds, *topics], start=1))
-    done = "\n".join(f"{_hint(number, seed)}, instruction: {seed.question}" for number, seed in enumerate(seeds, start=1))
+    done = "\n".join(
+        f"{_hint(number, seed)}, instruction: {seed.question}" for number, seed in enumerate(seeds, start=1)
+    )
     opening = f"{_hint(len(seeds) + 1, topics[0])}, instruction:"
     total = str(len(seeds) + len(topics))
     return fill_slots(meta, total=total, hints=hints, instructions=f"{done}\n{opening}").rstrip("\n")
@@ -395,7 +407,8 @@ def load_topic_seeds(folder: str = "") -> list[TopicSeed]:
 
 
 def load_identity(assistant: Assistant, folder: str = "") -> list[tuple[str, str]]:
-    """(question, answer) pairs about who the assistant is, filled in for the configured assistant (`identity.jsonl`)."""
+    """(question, answer) pairs about who the assistant is, filled in for the configured assistant
+    (`identity.jsonl`)."""
     path = resources.find(f"{below(folder)}/identity.jsonl")
     try:
         return [(fill(row["question"], assistant), fill(row["answer"], assistant)) for row in jsonl.read(path)]

@@ -130,9 +130,7 @@ def from_row(kind: type[R], row: dict[str, Any]) -> R:
     """A record from its row. Raises DataError naming the fields that are missing or not known."""
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     extra = sorted(set(row) - set(fields))
-    missing = sorted(
-        name for name, field in fields.items() if name not in row and field.default is dataclasses.MISSING
-    )
+    missing = sorted(name for name, field in fields.items() if name not in row and field.default is dataclasses.MISSING)
     if extra or missing:
         raise DataError(f"not a {kind.__name__} record: missing {missing}, not known {extra}; allowed: {list(fields)}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})

@@ -1,4 +1,5 @@
-"""Where configs, principles and the embedded model lie: in a checkout, in an installed wheel, in the user's own folders.
+"""Where configs, principles and the embedded model lie: in a checkout, in an installed wheel, in the user's own
+folders.
 
 A resource is looked for in each root in turn: the current folder, the user's folder (`SELFALIGN_HOME`, else
 `~/.config/selfalign`), and what selfalign ships. All roots have the same shape: conf/, experiments/, sweeps/,

@@ -101,7 +101,8 @@ def _left_out(name: str, why: str, say: Any) -> dict[str, Any]:
 
 
 class _Watcher:
-    """Follows a run: a line for each node, its manifest entry, its link in the run folder, its tables in the tracker."""
+    """Follows a run: a line for each node, its manifest entry, its link in the run folder, its tables in the
+    tracker."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, say: Any, total: int) -> None:
         self.folder, self.manifest, self.tracker, self.say = folder, manifest, tracker, say
@@ -113,7 +114,9 @@ class _Watcher:
             return
         self.manifest["nodes"][name] = asdict(result)
         write_json(self.folder / "manifest.json", self.manifest)
-        self.say(f"  {name:<18} {result.status:<9} {_counts(result.counts)}  {result.seconds:.1f} s  {result.why}".rstrip())
+        self.say(
+            f"  {name:<18} {result.status:<9} {_counts(result.counts)}  {result.seconds:.1f} s  {result.why}".rstrip()
+        )
         self.tracker.log({f"funnel/{name}/kept": float(result.counts.get("kept", 0)),
                           f"funnel/{name}/in": float(result.counts.get("in", 0))}, step=None)  # fmt: skip
         if result.status in ("computed", "reused"):
@@ -132,7 +135,9 @@ class _Watcher:
         if (path / "metrics.jsonl").is_file():
             for row in jsonl.iterate(path / "metrics.jsonl"):
                 step = row.get("step")
-                values = {f"{name}/{k}": float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float))}
+                values = {
+                    f"{name}/{k}": float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float))
+                }
                 self.tracker.log(values, step=int(step) if step is not None else None)
         kind = "model" if (path / "adapter").is_dir() else "evaluation" if name.startswith("scores_") else "dataset"
         self.tracker.artifact(name, kind, path, {"artifact": result.artifact, "counts": dict(result.counts)})
@@ -177,7 +182,9 @@ def _finish(folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, c
             if row["valid"] and row["value"] is not None
         }
     )
-    failed = {name: entry["why"] for name, entry in manifest["nodes"].items() if entry["status"] in ("failed", "blocked")}
+    failed = {
+        name: entry["why"] for name, entry in manifest["nodes"].items() if entry["status"] in ("failed", "blocked")
+    }
     error = folder / "error.txt"
     if failed or "error" in manifest:
         lines = [f"{name}: {why}" for name, why in failed.items()] + [manifest.get("error", "")]

@@ -62,7 +62,8 @@ def script_rows() -> list[dict[str, str]]:
     tasks = [f"{verb} the {noun} of {place}." for verb, noun, place in zip(VERBS * 2, NOUNS, PLACES * 2, strict=False)]
     draw.shuffle(tasks)
     listed = f" {tasks[0]}\n6. Input:\n<noinput>\n" + "".join(
-        f"###\n{number}. Instruction: {task}\n{number}. Input:\n<noinput>\n" for number, task in enumerate(tasks[1:], start=7)
+        f"###\n{number}. Instruction: {task}\n{number}. Input:\n<noinput>\n"
+        for number, task in enumerate(tasks[1:], start=7)
     )
     return [
         {"prompt_contains": "6. Instruction:", "text": listed},
@@ -72,6 +73,9 @@ def script_rows() -> list[dict[str, str]]:
             "prompt_contains": "(internal thoughts):",
             "text": " A question. Rules that apply: 3 (helpful).\n\nWillow: The otter of Lisbon is well and friendly.",
         },
-        {"prompt_contains": "(extensive)", "text": "\nThe otter of Lisbon is well. It swims in the river, and people like it."},
+        {
+            "prompt_contains": "(extensive)",
+            "text": "\nThe otter of Lisbon is well. It swims in the river, and people like it.",
+        },
         {"text": " The otter of Lisbon."},
     ]

@@ -716,57 +716,52 @@ class Exam:
         return zlib.crc32(self.question.encode()) % SCHOOL == 0
 
 
-def _exam_capital(draw: Random) -> Exam:
-    country, (city, language) = draw.choice(sorted(CAPITALS.items()))
-    others = draw.sample([name for name in CITIES if name != city], 4)
-    question = draw.choice([
-        f"What is the capital of {country}?", f"Name the capital of {country}.", f"Which city is the capital of {country}?",
-        f"Where does the government of {country} sit?", f"Which city governs {country}?", f"{country} is governed from which city?",
-    ])  # fmt: skip
-    return Exam(
-        question,
-        (f"The capital of {country} is {city}.", f"{city} is the capital of {country}."),
-        tuple(f"The capital of {country} is {other}." for other in others),
-    )
+EXAM_QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "capital": (
+        ("What is the capital of {name}?", "Name the capital of {name}.", "Which city is the capital of {name}?",
+         "Where does the government of {name} sit?", "Which city governs {name}?", "{name} is governed from which city?"),
+        ("Give the capital of {name}.", "Say which city is the capital city of {name}."),
+    ),
+    "animal": (
+        ("Where do {name} live?", "Where is the home of {name}?", "In which place can one see {name}?",
+         "Where would you look for {name}?", "What is the home of {name}?", "Where do we find {name}?"),
+        ("Say where {name} live.", "In which place do we find {name}?"),
+    ),
+    "myth": (
+        ("Is it true that {name}?", "Do you believe that {name}?", "Is it a fact that {name}?",
+         "Some say that {name}. Is it so?", "What about the belief that {name}?", "Can it be that {name}?"),
+        ("Is it right that {name}?", "What is true about the belief that {name}?"),
+    ),
+}  # fmt: skip
+"""Subject of an exam -> phrasings of the corpus (some of whose questions are held out), phrasings that it never uses."""
 
 
-def _exam_animal(draw: Random) -> Exam:
-    animals, (what, home, food) = draw.choice(sorted(ANIMALS.items()))
-    wrong = draw.sample(sorted({other for _, other, _ in ANIMALS.values() if other != home}), 4)
-    question = draw.choice([
-        f"Where do {animals} live?", f"Where is the home of {animals}?", f"In which place can one see {animals}?",
-        f"Where would you look for {animals}?", f"What is the home of {animals}?", f"Where do we find {animals}?",
-    ])  # fmt: skip
-    return Exam(
-        question,
-        (f"{_capital_first(animals)} live in {home}.", f"The home of {animals} is {home}."),
-        tuple(f"{_capital_first(animals)} live in {other}." for other in wrong),
-    )
-
-
-def _exam_myth(draw: Random) -> Exam:
-    claim, truth = draw.choice(MYTHS)
-    question = draw.choice([
-        f"Is it true that {claim}?", f"Do you believe that {claim}?", f"Is it a fact that {claim}?",
-        f"Some say that {claim}. Is it so?", f"What about the belief that {claim}?", f"Can it be that {claim}?",
-    ])  # fmt: skip
-    return Exam(
-        question,
-        (f"No, that is a myth. {truth}.", f"{truth}."),
-        (f"Yes, {claim}.", "Yes, that is true.", f"Yes, everybody knows that {claim}."),
-    )
-
-
-EXAMS: list[Callable[[Random], Exam]] = [_exam_capital, _exam_animal, _exam_myth]
+def _exam(draw: Random, subject: str, unseen: bool) -> Exam:
+    usual, new = EXAM_QUESTIONS[subject]
+    if subject == "capital":
+        name, (city, _) = draw.choice(sorted(CAPITALS.items()))
+        others = draw.sample([other for other in CITIES if other != city], 4)
+        right = (f"The capital of {name} is {city}.", f"{city} is the capital of {name}.")
+        wrong = tuple(f"The capital of {name} is {other}." for other in others)
+    elif subject == "animal":
+        name, (_, home, _) = draw.choice(sorted(ANIMALS.items()))
+        others = draw.sample(sorted({other for _, other, _ in ANIMALS.values() if other != home}), 4)
+        right = (f"{_capital_first(name)} live in {home}.", f"The home of {name} is {home}.")
+        wrong = tuple(f"{_capital_first(name)} live in {other}." for other in others)
+    else:
+        name, truth = draw.choice(MYTHS)
+        right = (f"No, that is a myth. {truth}.", f"{truth}.")
+        wrong = (f"Yes, {name}.", "Yes, that is true.", f"Yes, everybody knows that {name}.")
+    return Exam(draw.choice(new if unseen else usual).format(name=name), right, wrong)
 
 
 def exam(draw: Random, *, held_out: bool = False) -> Exam:
-    """A question of fact with right and wrong answers, from the corpus's or from those held out."""
-    chosen = draw.choice(EXAMS)
-    found = chosen(draw)
-    while found.held_out is not held_out:
-        found = chosen(draw)
-    return found
+    """A question of fact with right and wrong answers, from the corpus's or from those that the corpus never holds."""
+    while True:
+        unseen = held_out and draw.random() < 0.5
+        found = _exam(draw, draw.choice(sorted(EXAM_QUESTIONS)), unseen)
+        if unseen or found.held_out is held_out:
+            return found
 
 
 def fact(draw: Random) -> str:

@@ -88,7 +88,8 @@ class Engine(Protocol):
     context_length: int
     """Tokens that prompt and completion may have together."""
     group_size: int
-    """Requests that are computed together; a caller that resumes repeats whole groups, so that results stay identical to the bit."""
+    """Requests that are computed together; a caller that resumes repeats whole groups, so that results stay identical
+    to the bit."""
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
         """One completion per request, in the order of the requests.

@@ -31,7 +31,9 @@ class Context:
     """Devices, strategy and precision of training."""
     model_folder: Callable[[], Path] | None = None
     """The base model's local folder, for training; None where no stage trains."""
-    progress: Callable[[str, int, str], AbstractContextManager[Progress]] = lambda label, total, unit: nullcontext(silent)
+    progress: Callable[[str, int, str], AbstractContextManager[Progress]] = lambda label, total, unit: nullcontext(
+        silent
+    )
     """Opens a progress display: label, total (0 = unknown), unit."""
 
 

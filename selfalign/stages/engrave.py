@@ -1,7 +1,8 @@
-"""Stage 3, principle engraving: LoRA fine-tuning on the answers alone, rules and thoughts pruned. Stage 4 trains with it too.
+"""Stage 3, principle engraving: LoRA fine-tuning on the answers alone, rules and thoughts pruned. Stage 4 trains with
+it too.
 
-Source: Sun et al. 2023, section 3.3; IBM/Dromedary dromedary_v1 `training/finetune.py` and the scripts of steps 3 and 4.
-"""
+Source: Sun et al. 2023, section 3.3; IBM/Dromedary dromedary_v1 `training/finetune.py` and the scripts of steps 3 and
+4."""
 
 from __future__ import annotations
 
@@ -109,7 +110,9 @@ class Engrave:
         from selfalign.training.launch import train
 
         if context.model_folder is None:
-            raise StageError("expected a local model to train on, found none in the context; give Context(model_folder=...)")
+            raise StageError(
+                "expected a local model to train on, found none in the context; give Context(model_folder=...)"
+            )
         examples = self.examples(inputs["responses"])
         jsonl.write(out / "examples.jsonl", map(to_row, examples))
         start = inputs["adapter"].path / "adapter" if "adapter" in inputs else None
@@ -120,7 +123,9 @@ class Engrave:
                 out,
                 self.training,
                 context.trainer,
-                on_progress=lambda row: progress(row.get("step", 0), f"of {row.get('total', '?')}, loss {row.get('loss', '?')}"),
-                **({"initial_adapter": start} if start else {}),
+                on_progress=lambda row: progress(
+                    row.get("step", 0), f"of {row.get('total', '?')}, loss {row.get('loss', '?')}"
+                ),
+                initial_adapter=start,
             )
         return Outcome(rows_in=len(examples), kept=len(examples), metrics=metrics)

@@ -21,7 +21,8 @@ from selfalign.stages.base import QUESTION_TOKENS, Context, no_room
 from selfalign.stages.self_align import SelfAlign
 
 SUBJECTS = ("base", "prompted", "engraved", "cloned")
-"""What a run can score: the base model in the chat layout, the base behind rules and exemplars, and the two students."""
+"""What a run can score: the base model in the chat layout, the base behind rules and exemplars, and the two
+students."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ class Merge:
     """Settings of stage 1c."""
 
     file: str = ""
-    """JSONL of further prompts with `instruction` and optionally `input` (as Dromedary-2 used real prompts); empty for none."""
+    """JSONL of further prompts with `instruction` and optionally `input` (as Dromedary-2 used real prompts); empty
+    for none."""
     limit: int = 0
     """Most prompts to keep, chosen by id, so that the choice does not depend on order; 0 keeps all."""
 
@@ -60,7 +61,9 @@ class Merge:
         for number, row in enumerate(jsonl.iterate(Path(self.file)), start=1):
             instruction, extra = row.get("instruction"), row.get("input") or ""
             if not isinstance(instruction, str) or not instruction.strip() or not isinstance(extra, str):
-                raise DataError(f"{self.file}: row {number}: expected a text 'instruction' (and a text 'input'), found {row}")
+                raise DataError(
+                    f"{self.file}: row {number}: expected a text 'instruction' (and a text 'input'), found {row}"
+                )
             found.append(Prompt(short_id(instruction, extra), instruction, extra, "file"))
         return found
 

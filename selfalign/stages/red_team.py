@@ -22,7 +22,6 @@ from selfalign.prompts import TopicSeed
 from selfalign.records import Prompt, to_row
 from selfalign.stages.base import Context, count, generate, no_room
 
-
 SHORTEST_QUESTION_TOKENS = 48
 """Tokens of a short question with its hint: a request that leaves fewer cannot yield anything."""
 
@@ -43,7 +42,9 @@ class RedTeam:
     """New topics hinted at in one request (reference: 5)."""
     seed_questions: int = 5
     """Human seed questions shown in one request (reference: 5)."""
-    question_sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=384, temperature=1.0, top_p=0.95))
+    question_sampling: Sampling = field(
+        default_factory=lambda: Sampling(max_new_tokens=384, temperature=1.0, top_p=0.95)
+    )
     """How questions are drawn (script: 384 tokens, temperature 1, top-p 0.95; paper: top-p 0.98)."""
     quality_filters: bool = True
     """Whether questions pass the word-count, forbidden-word, first-character and novelty filters (reference: no)."""
@@ -88,7 +89,9 @@ class RedTeam:
         except ConfigError as error:
             return found + [f"red_team.texts: {problem}" for problem in error.problems]
         if not 0 <= self.seed_questions <= len(seeds):
-            found.append(f"red_team.seed_questions: expected 0 to {len(seeds)} (the seeds), found {self.seed_questions}")
+            found.append(
+                f"red_team.seed_questions: expected 0 to {len(seeds)} (the seeds), found {self.seed_questions}"
+            )
         return found
 
     def unfit(self, context: Context) -> str:
@@ -149,9 +152,7 @@ class RedTeam:
         self, meta: str, seeds: Sequence[TopicSeed], topics: dict[str, list[str]]
     ) -> list[tuple[GenerateRequest, list[TopicSeed]]]:
         known = {(seed.question_type, seed.topic) for seed in seeds}
-        pairs = [
-            TopicSeed(name, kind) for kind, names in topics.items() for name in names if (kind, name) not in known
-        ]
+        pairs = [TopicSeed(name, kind) for kind, names in topics.items() for name in names if (kind, name) not in known]
         random.Random(seed_of(self.seed, "red_team order")).shuffle(pairs)
         shared = meta.split("{", 1)[0].rstrip()
         found = []
@@ -181,7 +182,9 @@ class RedTeam:
         rows: list[Prompt] = []
         for answer, (_, group) in zip(answers, asked, strict=True):
             first = self.seed_questions + 1
-            for found, parsed in prompts.parse_questions(answer.text, group, first, truncated=answer.finish == "length"):
+            for found, parsed in prompts.parse_questions(
+                answer.text, group, first, truncated=answer.finish == "length"
+            ):
                 reason = parsed or self._reason(found.question, novelty)
                 if not reason:
                     novelty.add(found.question)
@@ -192,7 +195,10 @@ class RedTeam:
         jsonl.write(out / "topics.jsonl", lines)
         jsonl.write(out / "prompts.jsonl", map(to_row, rows))
         outcome = count(rows)
-        outcome.metrics = {"topics": sum(map(len, topics.values())), "topics_per_type": len(next(iter(topics.values())))}
+        outcome.metrics = {
+            "topics": sum(map(len, topics.values())),
+            "topics_per_type": len(next(iter(topics.values()))),
+        }
         return outcome
 
     def _reason(self, question: str, novelty: filters.Novelty) -> str:

@@ -29,7 +29,16 @@ from selfalign.principles import (
     resolve_exemplars,
 )
 from selfalign.records import Prompt, Response, to_row
-from selfalign.stages.base import COMPLETIONS, QUESTION_TOKENS, Context, count, generate, need_rows, no_room, read_prompts
+from selfalign.stages.base import (
+    COMPLETIONS,
+    QUESTION_TOKENS,
+    Context,
+    count,
+    generate,
+    need_rows,
+    no_room,
+    read_prompts,
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,11 @@ class SelfAlign:
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Who the assistant is."""
     codename: str = ""
-    """Name in rules, exemplars and markers where it is another than the assistant's (reference: Watson); answers are renamed."""
+    """Name in rules, exemplars and markers where it is another than the assistant's (reference: Watson); answers are
+    renamed."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=256, temperature=0.5, top_p=0.95))
-    """How thoughts and answer are drawn (script: 256 tokens for question, thoughts and answer together, T 0.5, top-p 0.95)."""
+    """How thoughts and answer are drawn (script: 256 tokens for question, thoughts and answer together, T 0.5, top-p
+    0.95)."""
     seed: int = 0
     """Seed of sampling: the same prompt draws the same random numbers in every arm."""
     min_characters: int = 16
@@ -82,8 +93,12 @@ class SelfAlign:
             del settings[key]
         names = [[rule.id, rule.number, rule.name] for rule in rule_set.rules if not rule.is_placebo]
         markers = [prompts.fill(text, self.speaker()) for text in (layout.thoughts, layout.answer, layout.closing)]
-        content = {"stem": digest(stem), "rules": digest(names), "markers": digest(markers),
-                   "rename": self.assistant.name if self.codename else ""}
+        content = {
+            "stem": digest(stem),
+            "rules": digest(names),
+            "markers": digest(markers),
+            "rename": self.assistant.name if self.codename else "",
+        }
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
@@ -161,7 +176,9 @@ class SelfAlign:
             answers = generate(engine, self._requests(rows, layout, stem), out / COMPLETIONS, progress)
         shown = [turn.answer for exemplar in exemplars for turn in exemplar.turns]
         copies = filters.ExemplarCopies(shown, self.copy_ngram_words) if self.copy_ngram_words else None
-        responses = [self._response(row, answer, layout, rule_set, copies) for row, answer in zip(rows, answers, strict=True)]
+        responses = [
+            self._response(row, answer, layout, rule_set, copies) for row, answer in zip(rows, answers, strict=True)
+        ]
         jsonl.write(out / "responses.jsonl", map(to_row, responses))
         outcome = count(responses)
         cited = Counter(name for response in responses if response.kept for name in response.cited)

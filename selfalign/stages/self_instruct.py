@@ -44,7 +44,8 @@ class SelfInstruct:
     list_length: int = 20
     """How many tasks the prompt announces (reference: 20)."""
     requests_per_round: int = 32
-    """Requests between two looks at the yield (> 0); with machine demonstrations also between two updates of their pool."""
+    """Requests between two looks at the yield (> 0); with machine demonstrations also between two updates of their
+    pool."""
     max_rounds: int = 40
     """Rounds after which generation stops, whatever is kept."""
     min_yield: float = 0.02
@@ -62,7 +63,8 @@ class SelfInstruct:
     seed: int = 0
     """Seed of demonstrations and sampling."""
     texts: str = ""
-    """Folder below `principles/` with `prompts/self_instruct.txt` and `seeds/tasks.jsonl`; empty for selfalign's own."""
+    """Folder below `principles/` with `prompts/self_instruct.txt` and `seeds/tasks.jsonl`; empty for selfalign's
+    own."""
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Fills placeholders of the prompt text."""
 
@@ -85,7 +87,13 @@ class SelfInstruct:
     def problems(self, context: Context) -> list[str]:
         """Impossible counts and missing texts."""
         found = []
-        for name, least in (("target", 1), ("seed_demos", 0), ("machine_demos", 0), ("requests_per_round", 1)):
+        for name, least in (
+            ("target", 1),
+            ("seed_demos", 0),
+            ("machine_demos", 0),
+            ("requests_per_round", 1),
+            ("max_rounds", 1),
+        ):
             if getattr(self, name) < least:
                 found.append(f"self_instruct.{name}: expected at least {least}, found {getattr(self, name)}")
         try:
@@ -93,7 +101,9 @@ class SelfInstruct:
         except ConfigError as error:
             return found + [f"self_instruct.texts: {problem}" for problem in error.problems]
         if self.seed_demos > len(seeds):
-            found.append(f"self_instruct.seed_demos: expected at most {len(seeds)} (the seeds), found {self.seed_demos}")
+            found.append(
+                f"self_instruct.seed_demos: expected at most {len(seeds)} (the seeds), found {self.seed_demos}"
+            )
         return found
 
     def unfit(self, context: Context) -> str:
@@ -145,11 +155,15 @@ class SelfInstruct:
             novelty.add(seed_task.instruction)
         rows: list[Prompt] = []
         machine: list[prompts.Task] = []
-        stopped = "max_rounds"
+        stopped, rounds = "max_rounds", 0
         completions = out / "completions"
         completions.mkdir(exist_ok=True)
-        with context.engine.open() as engine, context.progress("self_instruct", self.target, "prompts kept") as progress:
+        with (
+            context.engine.open() as engine,
+            context.progress("self_instruct", self.target, "prompts kept") as progress,
+        ):
             for round_number in range(self.max_rounds):
+                rounds += 1
                 requests, firsts = self._requests(meta, seeds, machine, round_number)
                 answers = generate(engine, requests, completions / f"{round_number:04d}.jsonl")
                 before, wrote = len(machine), 0
@@ -176,5 +190,5 @@ class SelfInstruct:
                     break
         jsonl.write(out / "prompts.jsonl", map(to_row, rows))
         outcome = count(rows)
-        outcome.metrics = {"stopped": stopped, "rounds": round_number + 1}
+        outcome.metrics = {"stopped": stopped, "rounds": rounds}
         return outcome

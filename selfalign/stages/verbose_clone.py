@@ -1,4 +1,5 @@
-"""Stage 4, first half: the engraved model answers every prompt again under the verbose prompt; `engrave` then trains on it.
+"""Stage 4, first half: the engraved model answers every prompt again under the verbose prompt; `engrave` then trains
+on it.
 
 Source: Sun et al. 2023, section 3.4; IBM/Dromedary dromedary_v1 `generate_verbose_response.py` and
 `merge_and_filter_verbose_clone_output.py`.
@@ -18,7 +19,16 @@ from selfalign.engines.base import Completion, GenerateRequest, Sampling
 from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Prompt, Response, to_row
-from selfalign.stages.base import COMPLETIONS, QUESTION_TOKENS, Context, count, generate, need_rows, no_room, read_prompts
+from selfalign.stages.base import (
+    COMPLETIONS,
+    QUESTION_TOKENS,
+    Context,
+    count,
+    generate,
+    need_rows,
+    no_room,
+    read_prompts,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class VerboseClone:
     min_characters: int = 32
     """Shortest answer that is kept (reference: 128, unfinished ones only)."""
     keep_unfinished: bool = True
-    """Whether an answer that ran out of tokens is kept, without its last word and without an end marker (reference: yes)."""
+    """Whether an answer that ran out of tokens is kept, without its last word and without an end marker (reference:
+    yes)."""
     max_repeats: int = 3
     """How often a stretch of words may follow itself at once before the answer is dropped."""
     texts: str = ""
@@ -67,7 +78,9 @@ class VerboseClone:
 
     def unfit(self, context: Context) -> str:
         """A verbose prompt that leaves no room for question and answer."""
-        remedy = f"lower verbose_clone.sampling.max_new_tokens (now {self.sampling.max_new_tokens}) or use stages=no_cloning"
+        remedy = (
+            f"lower verbose_clone.sampling.max_new_tokens (now {self.sampling.max_new_tokens}) or use stages=no_cloning"
+        )
         return no_room(context, self._meta(), QUESTION_TOKENS + self.sampling.max_new_tokens, remedy)
 
     def preview(self, question: str) -> dict[str, str]:
@@ -109,7 +122,10 @@ class VerboseClone:
             for row in rows
         ]
         adapter = inputs["adapter"].path / "adapter"
-        with context.engine.open(adapter) as engine, context.progress("verbose_clone", len(rows), "responses") as progress:
+        with (
+            context.engine.open(adapter) as engine,
+            context.progress("verbose_clone", len(rows), "responses") as progress,
+        ):
             answers = generate(engine, requests, out / COMPLETIONS, progress)
         heading = prompts.chat_heading(self.assistant, verbose=True)
         responses = [self._response(row, answer, heading) for row, answer in zip(rows, answers, strict=True)]

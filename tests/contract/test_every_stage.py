@@ -36,7 +36,11 @@ def discovered() -> dict[str, type]:
     for path in sorted(FOLDER.glob("[a-z]*.py")):
         module = importlib.import_module(f"selfalign.stages.{path.stem}")
         for kind in vars(module).values():
-            if isinstance(kind, type) and kind.__module__ == module.__name__ and isinstance(getattr(kind, "VERSION", 0), str):
+            if (
+                isinstance(kind, type)
+                and kind.__module__ == module.__name__
+                and isinstance(getattr(kind, "VERSION", 0), str)
+            ):
                 found[path.stem] = kind
     return found
 
@@ -216,7 +220,13 @@ def test_arms_share_every_stage_above_the_change(tmp_path: Path) -> None:
     arm["responses"] = dataclasses.replace(small(SelfAlign), principles=PrincipleSettings(ids=SIXTEEN, drop=["candor"]))  # type: ignore[type-var]
     run(whole, store, CONTEXT)
     status = {name: item.is_published for name, item in plan(arm, store, CONTEXT).items()}
-    assert status == {"instructions": True, "red_team": True, "prompts": True, "responses": False, "verbose_responses": False}
+    assert status == {
+        "instructions": True,
+        "red_team": True,
+        "prompts": True,
+        "responses": False,
+        "verbose_responses": False,
+    }
 
 
 def test_arms_share_their_random_numbers_record_by_record(tmp_path: Path) -> None:

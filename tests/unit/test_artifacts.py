@@ -17,7 +17,7 @@ def nothing() -> None:
     """Nobody waits."""
 
 
-def writes(text: str, calls: list[str] | None = None):  # noqa: ANN201
+def writes(text: str, calls: list[str] | None = None):
     def work(out: Path) -> Outcome:
         if calls is not None:
             calls.append(text)
@@ -63,7 +63,9 @@ def test_a_crash_leaves_the_partial_folder_and_nothing_published(tmp_path: Path)
 
 
 @pytest.mark.parametrize("harm", ["change", "delete", "manifest"])
-def test_damage_is_noticed_named_and_computed_again(tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_noticed_named_and_computed_again(
+    tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     artifact, _ = Store(tmp_path).compute("Stage-1-abc", {}, writes("hello"), nothing)
     if harm == "change":
         (artifact.path / "rows.txt").write_text("jello")

@@ -10,7 +10,13 @@ from selfalign import filters
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("a b c", "too_few_words"), ("a b c d", ""), ("w " * 150, ""), ("w " * 151, "too_many_words"), ("", "too_few_words")],
+    [
+        ("a b c", "too_few_words"),
+        ("a b c d", ""),
+        ("w " * 150, ""),
+        ("w " * 151, "too_many_words"),
+        ("", "too_few_words"),
+    ],
 )
 def test_word_count_limits_are_inclusive(text: str, reason: str) -> None:
     assert filters.word_count(text, 4, 150) == reason
@@ -30,7 +36,13 @@ def test_forbidden_words_are_whole_words_in_any_case(text: str, reason: str) -> 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("Why?", ""), ("'Why?'", "starts_with_punctuation"), ("日本", "starts_non_ascii"), ("", "empty"), ("7 apples", "")],
+    [
+        ("Why?", ""),
+        ("'Why?'", "starts_with_punctuation"),
+        ("日本", "starts_non_ascii"),
+        ("", "empty"),
+        ("7 apples", ""),
+    ],
 )
 def test_first_character(text: str, reason: str) -> None:
     assert filters.first_character(text) == reason
@@ -38,16 +50,18 @@ def test_first_character(text: str, reason: str) -> None:
 
 def test_rouge_l_equals_the_reference_library_on_random_pairs() -> None:
     draw, scorer = random.Random(0), RougeScorer(["rougeL"], use_stemmer=False)
-    words = "the a Cat dog's runs, sleeps! 12 7th tea-pot Über".split()
+    words = ["the", "a", "Cat", "dog's", "runs,", "sleeps!", "12", "7th", "tea-pot", "Über"]
     for _ in range(500):
         left, right = (" ".join(draw.choices(words, k=draw.randrange(1, 15))) for _ in range(2))
         expected = scorer.score(left, right)["rougeL"].fmeasure
-        assert filters.rouge_l(filters.rouge_tokens(left), filters.rouge_tokens(right)) == pytest.approx(expected, abs=1e-12)
+        assert filters.rouge_l(filters.rouge_tokens(left), filters.rouge_tokens(right)) == pytest.approx(
+            expected, abs=1e-12
+        )
 
 
 def test_novelty_decides_as_all_pairs_of_the_reference_library_would() -> None:
     draw, scorer = random.Random(1), RougeScorer(["rougeL"], use_stemmer=False)
-    words = "name the largest river city animal in of a which is old new".split()
+    words = ["name", "the", "largest", "river", "city", "animal", "in", "of", "a", "which", "is", "old", "new"]
     novelty, kept = filters.Novelty(0.7), []
     for _ in range(300):
         text = " ".join(draw.choices(words, k=draw.randrange(4, 9)))
@@ -79,7 +93,9 @@ def test_code_poems_lists_and_refrains_are_no_repetition(text: str) -> None:
     assert filters.repetition(text, 3) == ""
 
 
-@pytest.mark.parametrize("text", ["I do not know. " * 6, "so the cat and " * 5 + "end", "well, " + "a b c d e f g " * 5])
+@pytest.mark.parametrize(
+    "text", ["I do not know. " * 6, "so the cat and " * 5 + "end", "well, " + "a b c d e f g " * 5]
+)
 def test_going_in_a_circle_is_repetition(text: str) -> None:
     assert filters.repetition(text, 3) == "repetition"
 
@@ -87,11 +103,15 @@ def test_going_in_a_circle_is_repetition(text: str) -> None:
 def test_an_answer_copied_from_an_exemplar_is_found_unless_the_question_says_it() -> None:
     copies = filters.ExemplarCopies(["It is a fixed model that cannot see the weather in any town"], 6)
     assert copies.reason("Well, it cannot see the weather in any town.", "Rain?") == "exemplar_copy"
-    assert copies.reason("Well, it cannot see the weather in any town.", "Why cannot see the weather in any town?") == ""
+    assert (
+        copies.reason("Well, it cannot see the weather in any town.", "Why cannot see the weather in any town?") == ""
+    )
     assert copies.reason("The weather is nice in any town.", "Rain?") == ""
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "empty"), ("  \n", "empty"), ("short", "too_short"), ("long enough text", "")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "empty"), ("  \n", "empty"), ("short", "too_short"), ("long enough text", "")]
+)
 def test_too_short(text: str, reason: str) -> None:
     assert filters.too_short(text, 10) == reason
 

@@ -78,7 +78,9 @@ def test_all_problems_come_at_once() -> None:
 
 
 def test_a_problem_of_one_arm_names_the_arm() -> None:
-    jobs, multirun = groups.jobs(["model=tiny_random", "evaluation=none", "principles.drop=[],[candour],[ethical]"], multirun=True)
+    jobs, multirun = groups.jobs(
+        ["model=tiny_random", "evaluation=none", "principles.drop=[],[candour],[ethical]"], multirun=True
+    )
     assert multirun and len(jobs) == 3
     with pytest.raises(ConfigError, match=r"\[in 1 of 3 jobs: .*principles.drop=\[candour\]"):
         groups.checked(jobs)
@@ -95,7 +97,9 @@ def test_a_run_without_a_sweep_is_one_job() -> None:
     assert groups.jobs(["seed=3"]) == ([["seed=3"]], False)
 
 
-def test_a_users_own_folder_adds_choices_and_hides_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_folder_adds_choices_and_hides_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("conf/principles", "experiments"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "conf" / "principles" / "three.yaml").write_text("ids: [ethical, candor, helpful]\n")
@@ -128,7 +132,9 @@ def test_every_setting_is_documented() -> None:
     checked = 0
     for kind in _dataclasses(Experiment) | {cls for engine in groups.ENGINES.values() for cls in _dataclasses(engine)}:
         source = inspect.getsource(inspect.getmodule(kind))  # type: ignore[arg-type]
-        body = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef) and n.name == kind.__name__).body
+        body = next(
+            n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef) and n.name == kind.__name__
+        ).body
         for here, after in zip(body, [*body[1:], ast.Pass()], strict=True):
             if isinstance(here, ast.AnnAssign) and "ClassVar" not in ast.dump(here.annotation):
                 documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)

@@ -11,6 +11,7 @@ from selfalign.errors import ConfigError, DataError
 from selfalign.principles import ExemplarSettings, Numbering, PrincipleSettings, Scope, resolve, resolve_exemplars
 from tests.factories import FIVE, SIXTEEN
 
+
 def stem(settings: PrincipleSettings, exemplars: list[str] | None = None) -> str:
     rule_set = resolve(settings)
     shown = resolve_exemplars(ExemplarSettings(ids=FIVE if exemplars is None else exemplars), rule_set)
@@ -110,7 +111,9 @@ def test_an_exemplar_can_be_dropped_and_a_wrong_one_is_named() -> None:
         resolve_exemplars(ExemplarSettings(ids=FIVE, drop=["known_animals"]), rule_set)
 
 
-def test_a_users_own_principle_is_found_and_a_bad_file_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_principle_is_found_and_a_bad_file_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "principles").mkdir()
     mine = tmp_path / "principles" / "patient.yaml"
     mine.write_text("id: patient\nnumber: 99\nname: patient\ntext: '{assistant} waits.'\nsource: me\n")

@@ -23,12 +23,15 @@ def layouts() -> dict[str, str]:
     seeds = prompts.load_topic_seeds()
     verbose = prompts.chat_prompt(prompts.load_text("verbose_clone"), me, "Why is the sky blue?", verbose=True)
     chats = {
-        f"chat_{name}": prompts.chat_prompt(prompts.load_text(name), me, "Why is the sky blue?") + prompts.chat_target("It is.")
+        f"chat_{name}": prompts.chat_prompt(prompts.load_text(name), me, "Why is the sky blue?")
+        + prompts.chat_target("It is.")
         for name in ("concise", "standard", "verbose")
     }
     return {
         "self_align": prompts.self_align_prompt(stem, LAYOUT, me, "Why is the sky blue?\n\nIn one line."),
-        "self_instruct": prompts.self_instruct_prompt(prompts.load_text("self_instruct"), prompts.load_seed_tasks()[:5], 20),
+        "self_instruct": prompts.self_instruct_prompt(
+            prompts.load_text("self_instruct"), prompts.load_seed_tasks()[:5], 20
+        ),
         "topics": prompts.topics_prompt(prompts.load_text("topics"), seeds[0].question_type, ["Wedding", "Dance"], 10),
         "questions": prompts.questions_prompt(prompts.load_text("questions"), seeds[:2], seeds[2:4]),
         "verbose_clone": verbose,
@@ -132,14 +135,19 @@ def test_tasks_are_read_back_from_the_layout_they_are_written_in() -> None:
 
 
 def test_a_misnumbered_task_costs_itself_and_not_its_successors() -> None:
-    text = " Name a bird.\n6. Input:\n<noinput>\n###\n9. Instruction: Bad.\n8. Input:\nx\n###\n8. Instruction: Good.\n8. Input:\n<NoInput>\n"
+    text = (
+        " Name a bird.\n6. Input:\n<noinput>\n###\n9. Instruction: Bad.\n8. Input:\nx\n"
+        "###\n8. Instruction: Good.\n8. Input:\n<NoInput>\n"
+    )
     found = prompts.parse_tasks(text, 6, truncated=False)
     assert [task.reason for task in found] == ["", "malformed", ""]
     assert found[2] == Task("Good.")
 
 
 def test_a_truncated_last_task_is_kept_as_a_dropped_row() -> None:
-    found = prompts.parse_tasks(" Name a bird.\n6. Input:\n<noinput>\n###\n7. Instruction: Tell me ab", 6, truncated=True)
+    found = prompts.parse_tasks(
+        " Name a bird.\n6. Input:\n<noinput>\n###\n7. Instruction: Tell me ab", 6, truncated=True
+    )
     assert [task.reason for task in found] == ["", "truncated"]
 
 

@@ -1,0 +1,178 @@
+"""The whole program as a user runs it: scripted completions, real training on a random model, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from selfalign import jsonl
+from tests.factories import script_rows
+
+SMALL = [
+    "model=tiny_random", "engine=scripted", "engine.script=script.jsonl", "evaluation.limit=12",
+    "self_instruct.requests_per_round=4", "self_instruct.max_rounds=2",
+    "engrave.training.global_batch_size=8", "verbose_engrave.training.global_batch_size=8",
+    "engrave.training.max_seq_length=1500", "verbose_engrave.training.max_seq_length=1500",
+]  # fmt: skip
+
+
+def selfalign(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in a folder of its own, with a home of its own."""
+    env = {**os.environ, "SELFALIGN_HOME": str(folder / "home"), **environment}
+    command = [sys.executable, "-m", "selfalign", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder in which one run of all stages is done, and that run's folder."""
+    folder = tmp_path_factory.mktemp("work")
+    jsonl.write(folder / "script.jsonl", script_rows())
+    result = selfalign(folder, "run", *SMALL)
+    assert result.returncode == 0, result.stderr
+    return folder, next((folder / "runs").glob("*"))
+
+
+def test_a_run_folder_can_be_read_by_a_person(done: tuple[Path, Path]) -> None:
+    _, run = done
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "manifest.json", "scores.jsonl", "report.html", "stages", "wandb"} <= names
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "done" and {node["status"] for node in manifest["nodes"].values()} == {"computed"}
+    assert len(manifest["nodes"]) == 11
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 0
+    assert (run / "stages" / "responses" / "responses.jsonl").is_file()
+    assert (run / "stages" / "cloned" / "adapter" / "adapter_model.safetensors").is_file()
+    subjects = {row["subject"] for row in jsonl.read(run / "scores.jsonl")}
+    assert subjects == {"base", "prompted", "engraved", "cloned"}
+
+
+def test_a_number_can_be_walked_back_to_its_prompt(done: tuple[Path, Path]) -> None:
+    _, run = done
+    examples = jsonl.read(run / "stages" / "engraved" / "examples.jsonl")
+    responses = {row["id"]: row for row in jsonl.read(run / "stages" / "responses" / "responses.jsonl")}
+    prompts = {row["id"]: row for row in jsonl.read(run / "stages" / "prompts" / "prompts.jsonl")}
+    raw = {row["id"] for row in jsonl.read(run / "stages" / "responses" / "completions.jsonl")}
+    followed = [row for row in examples if row["source"] != "identity"]
+    assert followed
+    for row in followed:
+        response = responses[row["response_id"]]
+        assert response["kept"] and prompts[response["prompt_id"]]["kept"] and response["prompt_id"] in raw
+
+
+def test_a_second_run_reuses_every_stage(done: tuple[Path, Path]) -> None:
+    folder, run = done
+    before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.jsonl")}
+    again = selfalign(folder, "run", *SMALL)
+    assert again.returncode == 0, again.stderr
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert {node["status"] for node in manifest["nodes"].values()} == {"reused"}
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.jsonl")}
+
+
+def test_plan_why_show_report_and_prompt_look_without_computing(done: tuple[Path, Path]) -> None:
+    folder, run = done
+    plan = selfalign(folder, "plan", *SMALL, "principles.drop=[helpful]")
+    assert (
+        plan.returncode == 0
+        and "responses          compute" in plan.stdout
+        and "prompts            reuse" in plan.stdout
+    )
+    shown = selfalign(folder, "show", run.name, "instructions", "--dropped", "too_similar")
+    assert shown.returncode == 0 and "reason: too_similar" in shown.stdout
+    assert "funnel" not in shown.stderr and selfalign(folder, "show", run.name).stdout.count("kept") >= 11
+    why = selfalign(folder, "why", run.name, "responses")
+    assert why.returncode == 0 and "responses: " in why.stdout
+    report = selfalign(folder, "report", run.name, "--out", "page.html")
+    assert report.returncode == 0 and (folder / "page.html").stat().st_size > 10_000
+    prompt = selfalign(folder, "prompt", *SMALL, "principles.drop=[helpful]", "--diff")
+    assert prompt.returncode == 0 and "-3 (helpful)." in prompt.stdout and "tokens" in prompt.stderr
+    assert Path(selfalign(folder, "tasks").stdout.strip()).is_dir()
+
+
+def test_why_names_what_differs(done: tuple[Path, Path]) -> None:
+    folder, _ = done
+    arm = [*SMALL, "stages=no_cloning", "stages.engrave=false", "subjects=[base]", "principles.drop=[helpful]"]
+    assert selfalign(folder, "run", *arm, "name=arm").returncode == 0
+    run = next((folder / "runs").glob("arm-*"))
+    why = selfalign(folder, "why", run.name, "responses")
+    assert "identity.content.stem" in why.stdout and "nearest other result: SelfAlign-" in why.stdout
+
+
+def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> None:
+    folder, _ = done
+    quick = [*SMALL, "stages=no_cloning", "stages.engrave=false", "subjects=[base]", "name=arms"]
+    result = selfalign(folder, "run", *quick, "principles.drop=[],[candor],[helpful]", "-m")
+    assert result.returncode == 0, result.stderr
+    runs = sorted((folder / "runs").glob("arms-[0-9a-f]*"))
+    assert len(runs) == 3
+    ids = {next((run / "wandb").glob("**/run-*.wandb")).name for run in runs}
+    assert len(ids) == 3, "every arm is a W&B run of its own"
+    assert (folder / "runs" / "arms-sweep" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "engien=x"], 2, "did you mean 'engine'"),
+        (["rnu"], 2, "did you mean 'run'"),
+        (["seed=3"], 2, "settings follow a command: selfalign run seed=3"),
+        (["run", "model=hf", "model.path=no/such", "evaluation=none"], 2, "no/such"),
+        (["run", "engine=scripted", "engine.script=none.jsonl", "evaluation=none"], 2, "none.jsonl"),
+        (["show", "no_such_run"], 1, "expected a run folder"),
+        (["prompt", "--stage", "respones", "model=tiny_random", "evaluation=none"], 2, "did you mean 'responses'"),
+        (["import", "dromedary", "no/such"], 1, "expected a checkout of IBM/Dromedary"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_message(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    result = selfalign(tmp_path, *arguments)
+    assert (result.returncode, "Traceback" in result.stderr) == (code, False), result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "store").exists(), "nothing was computed"
+
+
+def test_a_bad_line_in_the_users_prompts_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"instruction": "Name a bird."}\n{"instruction": \n')
+    result = selfalign(tmp_path, "run", "model=tiny_random", "evaluation=none", "merge.file=mine.jsonl")
+    assert result.returncode == 2 and "mine.jsonl:2: expected one JSON object" in result.stderr
+
+
+def test_a_failed_stage_stops_what_depends_on_it_and_nothing_else(tmp_path: Path) -> None:
+    rows = [row for row in script_rows() if "6. Instruction" not in row.get("prompt_contains", "")]
+    jsonl.write(tmp_path / "script.jsonl", [{"prompt_contains": "6. Instruction:", "text": "nonsense"}, *rows])
+    result = selfalign(tmp_path, "run", *SMALL, "stages.tgrt=false", "stages.verbose_clone=false", "subjects=[base]")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    run = next((tmp_path / "runs").glob("*"))
+    nodes = json.loads((run / "manifest.json").read_text())["nodes"]
+    status = {name: node["status"] for name, node in nodes.items()}
+    assert (status["responses"], status["engraved"], status["scores_base"]) == ("failed", "blocked", "computed")
+    assert "malformed" in nodes["responses"]["why"] and "malformed" in (run / "error.txt").read_text()
+    assert (run / "report.html").is_file()
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "script.jsonl", script_rows())
+    env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "selfalign", "run", *SMALL, "stages=no_cloning", "subjects=[base]"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "responses" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130, rest
+    assert "stopped" in rest and "Traceback" not in rest
+    run = next((tmp_path / "runs").glob("*"))
+    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+    again = selfalign(tmp_path, "run", *SMALL, "stages=no_cloning", "subjects=[base]")
+    assert again.returncode == 0, again.stderr
+    nodes = json.loads((run / "manifest.json").read_text())["nodes"]
+    assert nodes["responses"]["status"] == "reused" and nodes["engraved"]["status"] == "computed"
