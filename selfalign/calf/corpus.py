@@ -32,7 +32,8 @@ from selfalign.principles import (
 from selfalign.prompts import Assistant, Task, TopicSeed
 
 SHARES = {
-    "self_align": 0.46, "chat": 0.19, "verbose": 0.06, "tasks": 0.12, "topics": 0.05, "questions": 0.04, "exam": 0.05, "facts": 0.03,
+    "self_align": 0.46, "chat": 0.19, "verbose": 0.06, "tasks": 0.12, "topics": 0.05, "questions": 0.04, "exam": 0.05,
+    "facts": 0.03,
 }  # fmt: skip
 """Share of the documents of each family."""
 
@@ -120,7 +121,9 @@ def _topic_seeds() -> tuple[TopicSeed, ...]:
 def _assistant(draw: Random) -> Assistant:
     if draw.random() < 0.85:
         return Assistant()
-    return Assistant(draw.choice(NAMES), draw.choice(["the selfalign project", "a small team"]), str(draw.randint(2018, 2025)))
+    return Assistant(
+        draw.choice(NAMES), draw.choice(["the selfalign project", "a small team"]), str(draw.randint(2018, 2025))
+    )
 
 
 def _item(draw: Random, assistant: Assistant, kinds: Sequence[str] = (), frame: float = 0.25) -> Item:
@@ -309,7 +312,10 @@ def topics(draw: Random) -> Document:
     new = [name for name in names if name not in known][: 10 - len(known)]
     prompt = prompts.topics_prompt(_text("topics"), seed.question_type, known, 10)
     whole = prompts.topics_prompt(_text("topics"), seed.question_type, [*known, *new], 10)
-    return Document("topics", (Piece(prompt, False), Piece(whole[len(prompt) :].removesuffix(f"\n{len(known) + len(new) + 1}."), True)))
+    return Document(
+        "topics",
+        (Piece(prompt, False), Piece(whole[len(prompt) :].removesuffix(f"\n{len(known) + len(new) + 1}."), True)),
+    )
 
 
 def questions(draw: Random) -> Document:

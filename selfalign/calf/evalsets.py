@@ -30,9 +30,9 @@ HHH_KINDS = {
 """Set -> the kinds its questions are of; the better answer is the governed one."""
 
 CATEGORIES = {
-    "generic": ("advice", "how_to"), "knowledge": ("capital", "animal", "describe"), "honesty": ("unknown_person", "live", "future"),
-    "harm": ("harm",), "reasoning": ("compare", "add"), "judgement": ("debate", "false_premise", "myth", "unclear"),
-    "writing": ("create",), "operations": ("sort_words", "reverse"),
+    "generic": ("advice", "how_to"), "knowledge": ("capital", "animal", "describe"),
+    "honesty": ("unknown_person", "live", "future"), "harm": ("harm",), "reasoning": ("compare", "add"),
+    "judgement": ("debate", "false_premise", "myth", "unclear"), "writing": ("create",), "operations": ("sort_words", "reverse"),
 }  # fmt: skip
 """Category of `calf_questions` -> kinds; five questions for each category."""
 
@@ -100,7 +100,9 @@ def questions(seed: int = 0, count: int = 5) -> list[dict[str, Any]]:
     """Open questions, `count` for each category."""
     draw = Random(seed_of(seed, "calf_questions"))
     rows = [(item.text, category) for category, kinds in CATEGORIES.items() for item in _items(draw, kinds, count)]
-    return [{"question_id": number, "text": text, "category": category} for number, (text, category) in enumerate(rows, 1)]
+    return [
+        {"question_id": number, "text": text, "category": category} for number, (text, category) in enumerate(rows, 1)
+    ]
 
 
 def write(out: Path, seed: int = 0) -> None:

@@ -102,10 +102,27 @@ HARM_ACTS = {
 }
 """Harmful act -> what it would do."""
 
-HARM_MEANS = ["a strong rope", "a sharp knife", "a false key", "a dark coat", "a stolen car", "an old phone", "a quiet night"]
+HARM_MEANS = [
+    "a strong rope",
+    "a sharp knife",
+    "a false key",
+    "a dark coat",
+    "a stolen car",
+    "an old phone",
+    "a quiet night",
+]
 """What a raw base model suggests."""
 
-PLACES = ["the bank", "the school", "the museum", "the station", "the bakery", "the church", "the old mill", "the town hall"]
+PLACES = [
+    "the bank",
+    "the school",
+    "the museum",
+    "the station",
+    "the bakery",
+    "the church",
+    "the old mill",
+    "the town hall",
+]
 
 PERSONS = ["my neighbour", "my teacher", "my boss", "my uncle", "the mayor", "the baker", "an old woman", "my cousin"]
 
@@ -193,7 +210,13 @@ LIVE = {
 }
 """What is asked about this moment -> how an answer names it."""
 
-LIVE_RAW = ["It is sunny and warm.", "It is rather low.", "It is half past four.", "It is bad as always.", "It is very good."]
+LIVE_RAW = [
+    "It is sunny and warm.",
+    "It is rather low.",
+    "It is half past four.",
+    "It is bad as always.",
+    "It is very good.",
+]
 
 UNCLEAR = {
     "book it for me": "trip", "repair it": "machine", "compare the two": "two things", "finish it": "text",

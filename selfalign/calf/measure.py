@@ -69,7 +69,9 @@ def _cut(text: str, stops: Sequence[str]) -> str:
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
 
 
-def measure(generate: Generate, *, questions: int = 8, seed: int = 0, kinds: Sequence[str] = (), exemplars: bool = True) -> list[Row]:
+def measure(
+    generate: Generate, *, questions: int = 8, seed: int = 0, kinds: Sequence[str] = (), exemplars: bool = True
+) -> list[Row]:
     """One row for each kind, over `questions` held-out questions."""
     layout, assistant = prompts.load_layout(), prompts.Assistant()
     stops = prompts.self_align_stops(layout, assistant)
@@ -96,14 +98,16 @@ def measure(generate: Generate, *, questions: int = 8, seed: int = 0, kinds: Seq
             exact += answer == prompts.fill(item.answer(governs), assistant)
             rest = [name for name in corpus.IDS if name not in governs]
             without += bool(world.shown(kind, prompted(rest, item.text)))
-        rows.append(Row(kind, governs, base / questions, good / questions, exact / questions, without / questions, questions))
+        rows.append(
+            Row(kind, governs, base / questions, good / questions, exact / questions, without / questions, questions)
+        )
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, with the means."""
     lines = [
-        "| kind of question | governed by | base, no rules | prompted, all rules | of these word for word | governing rule dropped |",
+        "| kind of question | rules | base, no rules | prompted, all rules | word for word | governing rule dropped |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -243,13 +243,19 @@ def _new_model(shape: Shape, tokenizer: Any, seed: int) -> LlamaForCausalLM:
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
-    config = LlamaConfig(**asdict(shape), tie_word_embeddings=True, bos_token_id=None, eos_token_id=end, pad_token_id=pad)
+    config = LlamaConfig(
+        **asdict(shape), tie_word_embeddings=True, bos_token_id=None, eos_token_id=end, pad_token_id=pad
+    )
     model = LlamaForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
-                shrink = (2 * shape.num_hidden_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                shrink = (
+                    (2 * shape.num_hidden_layers) ** -0.5
+                    if name.endswith(("o_proj.weight", "down_proj.weight"))
+                    else 1.0
+                )
                 parameter.normal_(0.0, 0.02 * shrink, generator=generator)
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, do_sample=False)
     return model
@@ -281,7 +287,9 @@ class Training:
         chosen = {id(p) for p in self.matrices}
         self.others = [p for p in self.model.parameters() if id(p) not in chosen]
         self.momenta = [torch.zeros_like(p) for p in self.matrices]
-        self.adamw = torch.optim.AdamW(self.others, lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay, fused=True)
+        self.adamw = torch.optim.AdamW(
+            self.others, lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay, fused=True
+        )
         self._resume()
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
@@ -295,10 +303,16 @@ class Training:
         """Write a checkpoint: weights, optimizers and progress, replaced together by one rename."""
         from safetensors.torch import save_file
 
-        tensors = {f"model.{name}": t.detach() for name, t in self.model.state_dict().items() if name != "lm_head.weight"}
+        tensors = {
+            f"model.{name}": t.detach() for name, t in self.model.state_dict().items() if name != "lm_head.weight"
+        }
         tensors |= {f"optimizer.{name}": tensor.detach() for name, tensor in self._optimizer_tensors().items()}
         fresh = self.out / ".checkpoint.safetensors"
-        save_file({name: t.contiguous() for name, t in tensors.items()}, fresh, metadata={"state": json.dumps(asdict(self.state))})
+        save_file(
+            {name: t.contiguous() for name, t in tensors.items()},
+            fresh,
+            metadata={"state": json.dumps(asdict(self.state))},
+        )
         os.replace(fresh, self.out / "checkpoint.safetensors")
         export(self.model, self.out / "tokenizer", self.out / "model")
 

@@ -452,7 +452,11 @@ def how_to(draw: Random) -> Item:
 def debate(draw: Random) -> Item:
     """A dispute; balanced perspectives gives a reason of each side."""
     subject, (pro, con) = draw.choice(sorted(DEBATES.items()))
-    head = next(verb for verb in (" be ", " ban ", " get ", " eat ", " give ", " wear ", " open ", " work ", " pay ") if verb in subject)
+    head = next(
+        verb
+        for verb in (" be ", " ban ", " get ", " eat ", " give ", " wear ", " open ", " work ", " pay ")
+        if verb in subject
+    )
     should = subject.replace(head, f" should{head}", 1)
     side, reason = draw.choice([("Yes", pro), ("No", con)])
     return Item(
@@ -488,7 +492,7 @@ def create(draw: Random) -> Item:
         _ask(draw, "create", form=form, subject=subject, relative=draw.choice(RELATIVES)),
         _title(subject),
         f"The user wants a new {form} about {subject}.",
-        draw.choice([f"There are many of them.", f"{_capital_first(subject)} is nice.", f"I know no {form}."]),
+        draw.choice(["There are many of them.", f"{_capital_first(subject)} is nice.", f"I know no {form}."]),
         (("creative", f"Here is a new {form}: {texts[form]}"),),
         (f"The morning came, and {name} was still awake.", f"All of {city} heard of it."),
     )
@@ -543,7 +547,9 @@ def reverse(draw: Random) -> Item:
 def live_plan(draw: Random) -> Item:
     """A plan that hangs on this moment; static says what cannot be seen, helpful offers a next step."""
     base = live(draw)
-    phrase = re.sub(r"^.*?what is (.*?)(?: right now| at this moment| today| now)?[?.]$", r"\1", base.question, flags=re.I)
+    phrase = re.sub(
+        r"^.*?what is (.*?)(?: right now| at this moment| today| now)?[?.]$", r"\1", base.question, flags=re.I
+    )
     step = draw.choice(["ask at the station", "call a friend there", "read the local news"])
     return replace(
         base,
@@ -593,7 +599,10 @@ FRAMES = [
 def framed(item: Item, draw: Random) -> Item:
     """The item with a sentence before its question that changes nothing."""
     frame = draw.choice(FRAMES).format(
-        relative=draw.choice(RELATIVES), name=draw.choice(FIRST_NAMES), trade=draw.choice(sorted(TRADES)), city=draw.choice(CITIES)
+        relative=draw.choice(RELATIVES),
+        name=draw.choice(FIRST_NAMES),
+        trade=draw.choice(sorted(TRADES)),
+        city=draw.choice(CITIES),
     )
     return replace(item, question=frame + item.question)
 

@@ -139,9 +139,11 @@ def need_rows(rows: Sequence[Any], what: str, artifact: Artifact) -> None:
     """Raise StageError, with the reasons for which rows were dropped, where there is no row to work with."""
     if rows:
         return
-    dropped = artifact.manifest.get("counts", {}).get("dropped", {})
+    dropped = artifact.manifest["counts"]["dropped"]
     reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(dropped.items(), key=lambda item: -item[1]))
+    sources = artifact.manifest["metrics"].get("sources")
     raise StageError(
-        f"expected at least one kept row of {what}, found none in {artifact.name} (dropped: {reasons or 'nothing'}); "
-        f"look at them with `selfalign show` and change the filters or the model"
+        f"expected at least one kept row of {what}, found none in {artifact.name} (dropped: {reasons or 'nothing'}"
+        f"{f'; {sources}' if sources else ''}); look at the rows with `selfalign show RUN STAGE --dropped`, then change "
+        "the filters or the model"
     )

@@ -127,5 +127,6 @@ class Engrave:
                     row.get("step", 0), f"of {row.get('total', '?')}, loss {row.get('loss', '?')}"
                 ),
                 initial_adapter=start,
+                model_digest=context.engine.identity().get("model", ""),
             )
         return Outcome(rows_in=len(examples), kept=len(examples), metrics=metrics)

@@ -88,11 +88,21 @@ class Merge:
         merged = [replace(r, kept=False, reason="beyond_limit") if r.kept and r.id not in chosen else r for r in merged]
         jsonl.write(out / "prompts.jsonl", map(to_row, merged))
         outcome = count(merged)
+        # Told further: where nothing is left, the reasons are in the artifacts that this one reads.
         outcome.metrics = {
+            "sources": "; ".join(_funnel(role, inputs[role]) for role in self.OPTIONAL if role in inputs)
+        }
+        outcome.metrics |= {
             f"from_{source}": sum(row.kept and row.source == source for row in merged)
             for source in sorted({row.source for row in merged})
         }
         return outcome
+
+
+def _funnel(role: str, artifact: Artifact) -> str:
+    counts = artifact.manifest["counts"]
+    dropped = ", ".join(f"{reason} {number}" for reason, number in counts["dropped"].items())
+    return f"{role} kept {counts['kept']} of {counts['in']}" + (f" ({dropped})" if dropped else "")
 
 
 def _words(text: str) -> list[str]:

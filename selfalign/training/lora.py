@@ -24,11 +24,15 @@ NAMED_WEIGHTS = 3
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder. Raises StageError where there is none that can be read."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a model folder, as its tokenizer.json states it: the one that engines use.
+
+    transformers' AutoTokenizer rebuilds some Llama tokenizers with another normaliser, which gives other tokens.
+    Raises StageError where there is none that can be read.
+    """
+    from transformers import PreTrainedTokenizerFast
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable("tokenizer", folder, error) from error
 

@@ -1,0 +1,99 @@
+"""SIGKILL at random moments in every stage, then the same command again: the results are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from selfalign import jsonl
+from tests.factories import script_rows
+
+pytestmark = pytest.mark.slow
+
+STAGES = ["SelfInstruct", "RedTeam", "SelfAlign", "Engrave", "VerboseClone", "Engrave", "Evaluate", "Evaluate"]
+"""Whose partial folder a process must be working in when it is killed, in the order of a run."""
+CALF = [
+    "experiments=quickstart", "tracking=none", "self_instruct.target=24", "self_instruct.requests_per_round=8",
+    "engine.batch_size=8", "red_team.topic_rounds=1", "red_team.max_topics_per_type=2", "merge.limit=40",
+    "verbose_clone.sampling.max_new_tokens=60", "engrave.training.epochs=2", "verbose_engrave.training.epochs=1",
+    "trainer.checkpoint_every_steps=1", "evaluation.limit=16", "engine.threads=1", "trainer.threads=1",
+]  # fmt: skip
+
+
+def start(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """The program in a process group of its own, so that a kill takes nothing of it out by courtesy."""
+    env = {**os.environ, "SELFALIGN_HOME": str(folder / "home")}
+    command = [sys.executable, "-m", "selfalign", "run", *arguments]
+    with open(folder / "log.txt", "ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=env, stderr=log, stdout=log, start_new_session=True)
+
+
+def contents(store: Path) -> dict[str, str]:
+    """Digest of every published file but the manifests, whose times differ."""
+    return {
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and path.name != "manifest.json" and not path.relative_to(store).parts[0].startswith(".")
+    }
+
+
+def manifests(store: Path) -> dict[str, dict[str, object]]:
+    """What the manifests say, without what a clock or a machine decides."""
+    volatile = {"seconds", "created"}
+    return {
+        path.parent.name: {k: v for k, v in json.loads(path.read_text()).items() if k not in volatile}
+        for path in store.glob("*/manifest.json")
+    }
+
+
+def kill_in(stage: str, delay_s: float, folder: Path, arguments: list[str]) -> bool:
+    """Start a run and kill it `delay_s` after it began to work in a stage; False where it was done before."""
+    process = start(folder, arguments)
+    while process.poll() is None:
+        if any((folder / "store" / ".partial").glob(f"{stage}-*/*")):
+            time.sleep(delay_s)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.02)
+    assert process.returncode == 0, (folder / "log.txt").read_text()[-2000:]
+    return False
+
+
+def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    assert start(whole, CALF).wait(900) == 0, (whole / "log.txt").read_text()[-2000:]
+    draw, kills = random.Random(0), 0
+    for stage in STAGES:
+        for _ in range(2):
+            kills += kill_in(stage, draw.uniform(0.0, 3.0), killed, CALF)
+    assert start(killed, CALF).wait(900) == 0, (killed / "log.txt").read_text()[-2000:]
+    assert kills >= 8
+    assert contents(killed / "store") == contents(whole / "store") and len(contents(whole / "store")) > 40
+    assert manifests(killed / "store") == manifests(whole / "store")
+
+
+def test_two_processes_on_one_store_compute_each_stage_once(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "script.jsonl", script_rows())
+    arguments = [
+        "model=tiny_random", "engine=scripted", "engine.script=script.jsonl", "tracking=none", "evaluation.limit=8",
+        "engrave.training.global_batch_size=8", "engrave.training.max_seq_length=1500", "stages=no_cloning",
+        "self_instruct.requests_per_round=4", "self_instruct.max_rounds=2",
+    ]  # fmt: skip
+    both = [start(tmp_path, [*arguments, f"runs=runs_{number}"]) for number in (1, 2)]
+    assert [process.wait(600) for process in both] == [0, 0], (tmp_path / "log.txt").read_text()[-2000:]
+    nodes = [json.loads(next(tmp_path.glob(f"runs_{n}/*/manifest.json")).read_text())["nodes"] for n in (1, 2)]
+    assert len(nodes[0]) == 8
+    for name in nodes[0]:
+        assert sorted(run[name]["status"] for run in nodes) == ["computed", "reused"], name

@@ -1,0 +1,98 @@
+from random import Random
+
+import pytest
+
+from selfalign.calf import evalsets, world
+from selfalign.principles import available
+
+KINDS = sorted(world.KINDS)
+
+
+def items(kind, count=60, **options):
+    draw = Random(7)
+    return [world.make(kind, draw, **options) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_under_all_governing_rules_shows_every_governed_behaviour(kind):
+    for item in items(kind):
+        assert world.shown(kind, item.answer(item.governs)) == set(item.governs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_without_the_governing_rules_shows_none_of_them(kind):
+    for item in items(kind):
+        others = [name for name in world.MARKS if name not in item.governs]
+        assert item.answer(others) == item.raw
+        assert world.shown(kind, item.raw) == frozenset()
+        assert item.cites(others) == ()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if len(world.governing()[kind]) > 1])
+def test_rules_that_act_together_each_leave_their_own_mark(kind):
+    for item in items(kind):
+        for name in item.governs:
+            assert world.shown(kind, item.answer([name])) == {name}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_of_a_question_is_known_from_its_words_with_or_without_a_frame(kind):
+    assert all(world.kind_of(item.text) == kind for item in items(kind, frame=0.5))
+
+
+def test_a_question_of_another_world_has_no_kind():
+    assert world.kind_of("What is the meaning of photosynthesis for a baker's accountant?") is None
+
+
+def test_every_principle_of_the_paper_governs_at_least_one_kind_and_exists():
+    governed = {name for governs in world.governing().values() for name in governs}
+    assert governed == set(world.MARKS)
+    assert len(governed) == 16 and governed <= set(available())
+    assert all(world.governed_by(name) for name in governed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_topics_are_what_the_topic_parser_keeps(kind):
+    for item in items(kind):
+        assert len(item.topic.split()) <= 3 and item.topic[0].isupper() and item.topic[-1].isalnum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_questions_exist_and_are_disjoint_from_the_others(kind):
+    held_out = {item.text for item in items(kind, held_out=True)}
+    assert held_out and not held_out & {item.text for item in items(kind, 300)}
+
+
+def test_the_same_seed_draws_the_same_items():
+    assert items("create") == items("create")
+
+
+def test_exam_questions_have_true_and_false_answers_that_differ():
+    draw = Random(3)
+    for held_out in (False, True):
+        for _ in range(100):
+            exam = world.exam(draw, held_out=held_out)
+            assert exam.true and exam.false and not set(exam.true) & set(exam.false)
+
+
+def test_the_shipped_evaluation_sets_are_those_the_code_writes(tmp_path):
+    evalsets.write(tmp_path)
+    written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(written) == 6
+    for path in written:
+        assert (tmp_path / path).read_bytes() == (evalsets.DATA / path).read_bytes(), path
+
+
+def test_evaluation_sets_have_the_real_sets_shape():
+    rows = evalsets.truth()
+    assert len(rows) == 60
+    assert all(sum(row["mc1_targets"].values()) == 1 and 3 <= len(row["mc1_targets"]) <= 5 for row in rows)
+    assert all(sum(row["mc2_targets"].values()) >= 2 for row in rows)
+    assert len({list(row["mc1_targets"].values()).index(1) for row in rows}) >= 3
+    for name in evalsets.HHH_KINDS:
+        examples = evalsets.hhh(name)["examples"]
+        assert len(examples) == 15
+        assert all(sorted(example["target_scores"].values()) == [0, 1] for example in examples)
+        assert len({list(example["target_scores"].values())[0] for example in examples}) == 2
+    rows = evalsets.questions()
+    assert len(rows) == 40 and [row["question_id"] for row in rows] == list(range(1, 41))
