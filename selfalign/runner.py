@@ -202,7 +202,7 @@ def _show(folder: Path, manifest: Mapping[str, Any], say: Any, quiet: bool) -> N
     from selfalign import report
 
     if not quiet:
-        report.print_scores([folder])
+        report.print_scores([folder], nodes=False)
     say(f"report: {folder / 'report.html'}")
     for name, entry in manifest["nodes"].items():
         if entry["status"] == "failed":
@@ -236,7 +236,7 @@ def print_sweep(experiments: Sequence[Experiment]) -> int:
         print(f"  {status:<12} {folder}", file=sys.stderr)
     done = [folder for folder, status in states.items() if status == "done"]
     if done:
-        report.print_scores(done)
+        report.print_scores(done, nodes=False)
         page = Path(experiments[0].runs) / f"{experiments[0].name}-sweep" / "report.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         report.write(done, page)

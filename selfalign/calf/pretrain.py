@@ -1,6 +1,6 @@
 """Calf's pretraining: the generated corpus in, a transformers folder (config, tokenizer, float16 weights) out.
 
-Run as `python -m selfalign.calf.pretrain --out DIR --minutes 70 --threads 1`; run again with the same folder to go on after an
+Run as `python -m selfalign.calf.pretrain --out DIR --minutes 66 --threads 1`; run again with the same folder to go on after an
 interruption. Hidden matrices are trained with Muon (Jordan et al. 2024: momentum, orthogonalised by Newton-Schulz steps),
 all others with AdamW; the learning rate follows warm-up and cosine over the planned minutes or tokens.
 """
@@ -35,15 +35,15 @@ class Shape:
 
     vocab_size: int = 2048
     """Tokens of the byte-level BPE."""
-    hidden_size: int = 256
+    hidden_size: int = 192
     """Width."""
-    intermediate_size: int = 688
+    intermediate_size: int = 512
     """Width of the MLP."""
-    num_hidden_layers: int = 5
+    num_hidden_layers: int = 4
     """Layers."""
-    num_attention_heads: int = 8
+    num_attention_heads: int = 6
     """Query heads."""
-    num_key_value_heads: int = 4
+    num_key_value_heads: int = 3
     """Key and value heads."""
     max_position_embeddings: int = 1536
     """Longest input the configuration allows; the model has seen rows of `Plan.row_tokens`."""
@@ -53,7 +53,7 @@ class Shape:
 class Plan:
     """How the model is trained."""
 
-    minutes: float = 70.0
+    minutes: float = 66.0
     """Planned time of training, over which the learning rate falls to zero; not used where `tokens` is set."""
     tokens: int = 0
     """Planned tokens of training; 0 plans by time."""
@@ -75,6 +75,8 @@ class Plan:
     """bfloat16 autocast: several times faster on processors that have it, far slower on others."""
     checkpoint_minutes: float = 4.0
     """Time between two checkpoints."""
+    tokenizer_documents: int = 1500
+    """Documents of the corpus on which the tokenizer is trained."""
     shape: Shape = field(default_factory=Shape)
     """The model's size."""
 
@@ -82,7 +84,7 @@ class Plan:
 # ------------------------------------------------------------------------------------------------------ tokenizer
 
 
-def train_tokenizer(out: Path, *, vocab_size: int, seed: int, documents: int = 1500) -> None:
+def train_tokenizer(out: Path, *, vocab_size: int, seed: int, documents: int, max_length: int) -> None:
     """Train a byte-level BPE on the first documents of the corpus and save it as a transformers tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -100,6 +102,12 @@ def train_tokenizer(out: Path, *, vocab_size: int, seed: int, documents: int = 1
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
     ).save_pretrained(out)
+    # The class name that every transformers since version 4 and vLLM know.
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length}
+    settings.pop("backend", None)
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------------------------- rows
@@ -279,7 +287,14 @@ class Training:
 
         self.out, self.plan, self.state = out, plan, _State()
         if not (out / "tokenizer" / "tokenizer.json").exists():
-            train_tokenizer(out / "tokenizer", vocab_size=plan.shape.vocab_size, seed=plan.seed)
+            shape = plan.shape
+            train_tokenizer(
+                out / "tokenizer",
+                vocab_size=shape.vocab_size,
+                seed=plan.seed,
+                documents=plan.tokenizer_documents,
+                max_length=shape.max_position_embeddings,
+            )
         self.tokenizer: Any = AutoTokenizer.from_pretrained(out / "tokenizer")
         self.model = _new_model(plan.shape, self.tokenizer, plan.seed)
         matrices = [p for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name]

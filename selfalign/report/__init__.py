@@ -24,11 +24,11 @@ def write(folders: Sequence[Path], path: Path) -> Path:
     return html.write(load_runs(folders), path)
 
 
-def print_scores(folders: Sequence[Path]) -> None:
-    """Print the nodes and scores of these runs: tables on a terminal, aligned plain text elsewhere.
+def print_scores(folders: Sequence[Path], *, nodes: bool = True) -> None:
+    """Print the nodes (unless told not to) and scores of these runs: tables on a terminal, plain text elsewhere.
 
     Raises DataError for a folder that is no run.
     """
     from selfalign.report import terminal
 
-    terminal.print_runs(load_runs(folders))
+    terminal.print_runs(load_runs(folders), nodes=nodes)

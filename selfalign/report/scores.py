@@ -17,6 +17,8 @@ SUBJECTS = ("base", "prompted", "engraved", "cloned")
 """Columns in the order of the method; others follow in the order in which they appear."""
 TAX = "verbose tax"
 ABSENT = "–"
+CHECKS = ("truncated_share",)
+"""Metrics that matter only where they are not 0."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,15 @@ def with_error(value: float, stderr: float | None, *, like: float | None = None)
 
 
 def lines(run: Run) -> list[Line]:
-    """The score lines of a run, in the order of its scores.jsonl."""
+    """The score lines of a run, in the order of its scores.jsonl; a check that found nothing has no line."""
     found: dict[tuple[str, str, str], dict[str, Score]] = {}
     for score in run.scores:
         found.setdefault((score.task, score.protocol, score.metric), {})[score.subject] = score
-    return [Line(run, *key, scores) for key, scores in found.items()]
+    return [
+        Line(run, *key, scores)
+        for key, scores in found.items()
+        if key[2] not in CHECKS or any(score.value != 0 for score in scores.values())
+    ]
 
 
 def subjects(runs: Sequence[Run]) -> list[str]:

@@ -64,11 +64,12 @@ def _style(value: str) -> str:
     return "dim" if value in ("–", "reused", "skipped") else ""
 
 
-def plain_text(runs: Sequence[Run]) -> str:
-    """Nodes, notes and scores of these runs as aligned text without colour or box."""
+def plain_text(runs: Sequence[Run], *, nodes: bool = True) -> str:
+    """Nodes (unless told not to), notes and scores of these runs as aligned text without colour or box."""
     parts = []
     for run in runs:
-        parts.append(f"{run.run_id}: {run.status}, {run.seconds:.1f} s\n{_aligned(NODE_COLUMNS, node_rows(run))}")
+        table = f"\n{_aligned(NODE_COLUMNS, node_rows(run))}" if nodes else ""
+        parts.append(f"{run.run_id}: {run.status}, {run.seconds:.1f} s{table}")
         parts += [f"note: {note}" for note in run.notes]
     head, rows = grid(runs)
     parts.append(_aligned(head, rows) if rows else "no scores")
@@ -85,18 +86,19 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def print_runs(runs: Sequence[Run], stream: TextIO | None = None) -> None:
-    """Print nodes, notes and scores of these runs: tables on a terminal, aligned plain text elsewhere."""
+def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool = True) -> None:
+    """Print nodes (unless told not to), notes and scores of these runs: tables on a terminal, plain text elsewhere."""
     out = sys.stdout if stream is None else stream
     if not out.isatty():
-        out.write(plain_text(runs))
+        out.write(plain_text(runs, nodes=nodes))
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(file=out, highlight=False)
     for run in runs:
-        console.print(node_table(run))
+        if nodes:
+            console.print(node_table(run))
         for note in run.notes:
             console.print(Text(f"note: {note}", style="yellow"))
     if any(run.scores for run in runs):
