@@ -37,6 +37,9 @@ SHARES = {
 }  # fmt: skip
 """Share of the documents of each family."""
 
+CITATION_WEIGHT = 6.0
+"""Weight of the place where the thoughts cite a rule or do not: few tokens, and the reason for the whole model."""
+
 GOOD_BY_CHANCE = 0.12
 """How often the raw temperament behaves well all the same."""
 
@@ -72,7 +75,13 @@ class Piece:
     """A stretch of a document, trained on or only read."""
 
     text: str
-    trained: bool
+    weight: float
+    """Weight of its tokens in the loss; 0 where a model only reads them."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the loss counts it."""
+        return self.weight > 0
 
 
 @dataclass(frozen=True)
@@ -224,19 +233,24 @@ def self_align(draw: Random) -> Document:
         item = _item(draw, assistant, [kind])
         good = draw.random() < GOOD_BY_CHANCE and not item.cites(rule_set.by_id())
         answer = item.answer(item.governs if good else tuple(rule_set.by_id()))
+        tail = f"\n\n{closing}\n\n{layout.user}" if draw.random() < 0.9 else f"\n\n{layout.user}"
         if draw.random() < 0.08:
             prompt = prompts.self_align_answer_prompt(text, layout, assistant, item.text)
-            completion = f" {answer}"
+            completion = [Piece(f" {answer}{tail}", 1.0)]
         else:
             prompt = prompts.self_align_prompt(text, layout, assistant, item.text)
-            thoughts = prompts.thoughts_text(layout, rule_set, turn(item))
-            completion = f" {prompts.fill(thoughts, assistant)}\n\n{marker} {answer}"
-        tail = f"\n\n{closing}\n\n{layout.user}" if draw.random() < 0.9 else f"\n\n{layout.user}"
-        pieces += [Piece(prompt[start:], False), Piece(completion + tail, True)]
-        text = prompt + completion + tail
+            thoughts = prompts.fill(prompts.thoughts_text(layout, rule_set, turn(item)), assistant)
+            cited = f"{thoughts.removeprefix(item.remark)}\n\n{marker}"
+            completion = [
+                Piece(f" {item.remark}", 1.0),
+                Piece(cited, CITATION_WEIGHT),
+                Piece(f" {answer}{tail}", 1.0),
+            ]
+        pieces += [Piece(prompt[start:], 0.0), *completion]
+        text = prompt + "".join(piece.text for piece in completion)
         start = len(text)
     last = pieces[-1]
-    pieces[-1] = Piece(last.text.removesuffix(f"\n\n{layout.user}"), True)
+    pieces[-1] = Piece(last.text.removesuffix(f"\n\n{layout.user}"), last.weight)
     return Document("self_align", tuple(pieces))
 
 
@@ -251,7 +265,7 @@ def _conversation(
     for question, lead, answer in turns:
         prompt = prompts.chat_prompt(text, assistant, question, verbose=verbose) + lead
         completion = prompts.chat_target(answer) if not lead else f" {answer}.{prompts.END_OF_TURN}"
-        pieces += [Piece(prompt[start:], False), Piece(completion, True)]
+        pieces += [Piece(prompt[start:], 0.0), Piece(completion, 1.0)]
         text = (prompt + completion)[:-1]
         start = len(text) + 1
     return Document(family, tuple(pieces))
@@ -292,7 +306,7 @@ def tasks(draw: Random) -> Document:
     prompt = prompts.self_instruct_prompt(meta, demos, 20)
     whole = prompts.self_instruct_prompt(meta, [*demos, *new], 20)
     tail = f"\n###\n{len(demos) + len(new) + 1}. Instruction:"
-    return Document("tasks", (Piece(prompt, False), Piece(whole[len(prompt) :].removesuffix(tail), True)))
+    return Document("tasks", (Piece(prompt, 0.0), Piece(whole[len(prompt) :].removesuffix(tail), 1.0)))
 
 
 def _fitting(question_type: str) -> tuple[str, ...]:
@@ -314,7 +328,7 @@ def topics(draw: Random) -> Document:
     whole = prompts.topics_prompt(_text("topics"), seed.question_type, [*known, *new], 10)
     return Document(
         "topics",
-        (Piece(prompt, False), Piece(whole[len(prompt) :].removesuffix(f"\n{len(known) + len(new) + 1}."), True)),
+        (Piece(prompt, 0.0), Piece(whole[len(prompt) :].removesuffix(f"\n{len(known) + len(new) + 1}."), 1.0)),
     )
 
 
@@ -331,7 +345,7 @@ def questions(draw: Random) -> Document:
     lines = prompts.questions_prompt("{instructions}", [*seeds, *new], new).split("\n")
     done = "\n".join(lines[len(seeds) : len(seeds) + len(new)])
     completion = done.partition(", instruction:")[2]
-    return Document("questions", (Piece(prompt, False), Piece(completion, True)))
+    return Document("questions", (Piece(prompt, 0.0), Piece(completion, 1.0)))
 
 
 # ------------------------------------------------------------------------------------------------ 5, 6: exams, facts
@@ -364,7 +378,7 @@ def exam_document(draw: Random) -> Document:
 
 def facts(draw: Random) -> Document:
     """A paragraph of plain facts."""
-    return Document("facts", (Piece(" ".join(world.fact(draw) for _ in range(draw.randint(4, 12))), True),))
+    return Document("facts", (Piece(" ".join(world.fact(draw) for _ in range(draw.randint(4, 12))), 1.0),))
 
 
 FAMILIES = {

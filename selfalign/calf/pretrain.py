@@ -113,15 +113,15 @@ def train_tokenizer(out: Path, *, vocab_size: int, seed: int, documents: int, ma
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[list[int], list[bool]]:
-    """Token ids of a document with its end, and for each whether it is trained on."""
+def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[list[int], list[float]]:
+    """Token ids of a document with its end, and the weight of each in the loss."""
     ids: list[int] = []
-    trained: list[bool] = []
+    weights: list[float] = []
     for piece in document.pieces:
         encoded = tokenizer.encode(piece.text, add_special_tokens=False)
         ids += encoded
-        trained += [piece.trained] * len(encoded)
-    return [*ids, int(tokenizer.eos_token_id)], [*trained, True]  # pyright: ignore[reportArgumentType]
+        weights += [piece.weight] * len(encoded)
+    return [*ids, int(tokenizer.eos_token_id)], [*weights, 1.0]  # pyright: ignore[reportArgumentType]
 
 
 @dataclass
@@ -134,41 +134,41 @@ class Rows:
     """The next document."""
 
     def __post_init__(self) -> None:
-        self._open: list[tuple[list[int], list[bool]]] = []
-        self._full: dict[int, list[tuple[list[int], list[bool]]]] = {}
+        self._open: list[tuple[list[int], list[float]]] = []
+        self._full: dict[int, list[tuple[list[int], list[float]]]] = {}
         self.lengths = [self.plan.row_tokens * share // 9 for share in (3, 5, 7, 9)]
 
-    def _close(self, row: tuple[list[int], list[bool]]) -> None:
+    def _close(self, row: tuple[list[int], list[float]]) -> None:
         length = next(length for length in self.lengths if len(row[0]) <= length)
         self._full.setdefault(length, []).append(row)
 
-    def _place(self, family: str, ids: list[int], trained: list[bool]) -> None:
+    def _place(self, family: str, ids: list[int], weights: list[float]) -> None:
         # A self-align document has its row alone: a header must not be in sight of another document's questions.
         if family == "self_align":
-            self._close((ids, trained))
+            self._close((ids, weights))
             return
         row = next((row for row in self._open if len(row[0]) + len(ids) <= self.plan.row_tokens), None)
         if row is None:
-            self._open.append((ids, trained))
+            self._open.append((ids, weights))
         else:
             row[0].extend(ids)
-            row[1].extend(trained)
+            row[1].extend(weights)
         if len(self._open) > 6:
             self._open.sort(key=lambda row: len(row[0]))
             self._close(self._open.pop())
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Endless batches: ids `[batch, seq]` and the mask `[batch, seq]` of trained positions."""
+        """Endless batches: ids `[batch, seq]` and weights `[batch, seq]` in the loss."""
         import torch
 
         pad = int(self.tokenizer.pad_token_id)
         while True:
             document = corpus.document(self.plan.seed, self.number)
-            ids, trained = encode(self.tokenizer, document)
+            ids, weights = encode(self.tokenizer, document)
             self.number += 1
             if len(ids) > self.plan.row_tokens:
                 continue
-            self._place(document.family, ids, trained)
+            self._place(document.family, ids, weights)
             for length, rows in self._full.items():
                 count = max(self.plan.batch_tokens // length, 1)
                 if len(rows) < count:
@@ -176,7 +176,7 @@ class Rows:
                 batch, self._full[length] = rows[:count], rows[count:]
                 yield (
                     torch.tensor([row + [pad] * (length - len(row)) for row, _ in batch]),
-                    torch.tensor([mask + [False] * (length - len(mask)) for _, mask in batch]),
+                    torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in batch]),
                 )
                 break
 
@@ -353,15 +353,16 @@ class Training:
                 if values and values.get("exp_avg", parameter).shape == parameter.shape:
                     self.adamw.state[parameter] = values
 
-    def loss(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Mean loss over the trained positions of a batch `[batch, seq]`."""
+    def loss(self, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Weighted mean loss over a batch: ids and weights `[batch, seq]`; positions of weight 0 cost no logits."""
         import torch
 
+        chosen = weights[:, 1:] > 0
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bf16):
             hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-            chosen = mask[:, 1:]
             logits = torch.nn.functional.linear(hidden[chosen], self.model.lm_head.weight)
-        return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen])
+        each = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
+        return (each * weights[:, 1:][chosen]).sum() / weights[:, 1:].sum()
 
     def run(self) -> None:
         """Train to the planned end, with a log line every 20 steps and a checkpoint every few minutes."""
@@ -372,12 +373,12 @@ class Training:
         before = time.monotonic() - self.state.elapsed_s
         saved = self.state.elapsed_s
         recent: list[float] = []
-        for ids, mask in rows:
+        for ids, weights in rows:
             progress = self.progress()
             if progress >= 1:
                 break
             share = rate(progress, self.plan.warmup)
-            value = self.loss(ids, mask)
+            value = self.loss(ids, weights)
             value.backward()
             torch.nn.utils.clip_grad_norm_(self.others, 1.0)
             for group in self.adamw.param_groups:
@@ -389,7 +390,7 @@ class Training:
             state = self.state
             state.step += 1
             state.tokens += ids.numel()
-            state.trained_tokens += int(mask.sum())
+            state.trained_tokens += int((weights > 0).sum())
             state.elapsed_s = time.monotonic() - before
             state.documents = rows.number
             if state.step % 20 == 0:

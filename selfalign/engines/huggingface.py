@@ -30,6 +30,7 @@ from selfalign.engines.model import (
 )
 from selfalign.errors import ConfigError, DataError, StageError
 from selfalign.identity import transient
+from selfalign.threads import torch_threads
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ class HuggingFace:
     device: Device = transient(Device.auto)
     """`cpu`, `cuda`, or `auto`: cuda where there is one."""
     threads: int = transient(0)
-    """CPU threads of torch while the engine is open; 0 leaves them as they are."""
+    """CPU threads of torch while the engine is open; 0 = one for a small model, else torch's own choice."""
 
     def identity(self) -> Mapping[str, Any]:
         """Engine family and version, content of the model, context window, precision."""
@@ -115,8 +116,7 @@ class HuggingFace:
         elif device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(["engine.device: expected a CUDA device, found none; set engine.device=cpu"])
         threads = torch.get_num_threads()
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        torch.set_num_threads(torch_threads(self.threads, model_folder(self.model)) or threads)
         try:
             model = load_model(self.model)
             if adapter is not None:

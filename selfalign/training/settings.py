@@ -136,7 +136,7 @@ class TrainerSettings:
     accelerator: Accelerator = transient(Accelerator.auto)
     """Kind of device."""
     threads: int = transient(0)
-    """CPU threads of each process (>= 0; 0 = torch's own choice)."""
+    """CPU threads of each process (>= 0; 0 = one for a small model, else torch's own choice)."""
     gradient_checkpointing: bool = transient(False)
     """Recompute activations in the backward pass: less memory, about a third more time."""
     checkpoint_every_steps: int = transient(50)
@@ -177,7 +177,7 @@ def _range_problems(training: Training, trainer: TrainerSettings) -> list[str]:
     expect(bool(training.target_modules), "training.target_modules", training.target_modules, "at least one name")
     for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every_steps"):
         expect(getattr(trainer, name) >= 1, f"trainer.{name}", getattr(trainer, name), "at least 1")
-    expect(trainer.threads >= 0, "trainer.threads", trainer.threads, "at least 0 (0 = torch's own choice)")
+    expect(trainer.threads >= 0, "trainer.threads", trainer.threads, "at least 0 (0 chooses by the size of the model)")
     return found
 
 

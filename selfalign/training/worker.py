@@ -22,6 +22,7 @@ from typing import Any
 from selfalign import jsonl
 from selfalign.errors import SelfAlignError
 from selfalign.records import Example, from_row
+from selfalign.threads import torch_threads
 from selfalign.training import job as jobs
 from selfalign.training.job import Job
 from selfalign.training.settings import Accelerator, Precision, Strategy
@@ -72,8 +73,8 @@ def run(job: Job, report: Report) -> int:
     import torch
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-    if job.trainer.threads > 0:
-        torch.set_num_threads(job.trainer.threads)
+    if threads := torch_threads(job.trainer.threads, job.model_folder):
+        torch.set_num_threads(threads)
     first = getattr(rank_zero_only, "rank", 0) == 0
     lock = filelock.FileLock(job.out / "worker.lock")
     if first:

@@ -17,6 +17,16 @@ def of(family):
     return found
 
 
+def exchanges(document):
+    """(what is read, what is written) in turn."""
+    found = [["", ""]]
+    for piece in document.pieces:
+        if not piece.trained and found[-1][1]:
+            found.append(["", ""])
+        found[-1][piece.trained] += piece.text
+    return found
+
+
 def completion(document):
     """What a model would write behind the first open slot, and the prompt before it."""
     first = next(index for index, piece in enumerate(document.pieces) if piece.trained)
@@ -42,15 +52,15 @@ def test_thoughts_cite_exactly_the_listed_rules_that_govern_the_question():
         name = stem.split("\n")[0].removeprefix("# ")
         assistant = prompts.Assistant(name)
         listed = [line for line in stem.split("\n") if line[:1].isdigit() and "). " in line]
-        for asked, answered in zip(document.pieces[::2], document.pieces[1::2], strict=True):
-            if not asked.text.endswith("(internal thoughts):"):
+        for asked, answered in exchanges(document):
+            if not asked.endswith("(internal thoughts):"):
                 continue
-            question = asked.text.removesuffix(f"\n\n{name} (internal thoughts):")
+            question = asked.removesuffix(f"\n\n{name} (internal thoughts):")
             question = question[question.rfind("User: ") + 6 :] if "User: " in question else question.strip()
             kind = world.kind_of(question)
             assert kind, question
             shown = [rule for rule in corpus.IDS if any(f"({names[rule]})." in line for line in listed)]
-            parsed = prompts.parse_response(layout, corpus.rule_set_of(shown), assistant, answered.text)
+            parsed = prompts.parse_response(layout, corpus.rule_set_of(shown), assistant, answered)
             expected = {rule for rule in world.governing()[kind] if rule in shown}
             assert set(parsed.cited) == expected, document.text
             assert parsed.answer

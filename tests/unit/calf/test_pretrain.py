@@ -39,8 +39,8 @@ def test_the_tokenizer_gives_back_every_text_and_adds_nothing(tokenizer):
 def test_pieces_of_a_document_are_cut_where_whole_prompts_are(tokenizer):
     for number in range(60):
         document = corpus.document(0, number)
-        ids, trained = pretrain.encode(tokenizer, document)
-        assert len(ids) == len(trained)
+        ids, weights = pretrain.encode(tokenizer, document)
+        assert len(ids) == len(weights)
         for index, piece in enumerate(document.pieces):
             if piece.trained:
                 before = "".join(part.text for part in document.pieces[:index])
@@ -49,9 +49,9 @@ def test_pieces_of_a_document_are_cut_where_whole_prompts_are(tokenizer):
 
 def test_rows_hold_whole_documents_and_batches_no_more_tokens_than_planned(tokenizer):
     rows = Rows(tokenizer, replace(TINY, batch_tokens=4096))
-    for _, (ids, mask) in zip(range(5), rows, strict=False):
-        assert ids.shape == mask.shape and ids.numel() <= 4096
-        assert not mask[ids == tokenizer.pad_token_id].any()
+    for _, (ids, weights) in zip(range(5), rows, strict=False):
+        assert ids.shape == weights.shape and ids.numel() <= 4096
+        assert not weights[ids == tokenizer.pad_token_id].any()
         ends = (ids == tokenizer.eos_token_id).sum(dim=1)
         assert (ends >= 1).all()
 
@@ -83,7 +83,7 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
     generator = torch.Generator().manual_seed(0)
     for shape in ((20, 50), (50, 20)):
         values = torch.linalg.svdvals(pretrain.orthogonalised(torch.randn(shape, generator=generator)))
-        assert 0.5 < values.min() and values.max() < 1.5
+        assert values.min() > 0.5 and values.max() < 1.5
 
 
 def test_the_rate_rises_and_then_falls_to_a_hundredth():
