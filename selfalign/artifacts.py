@@ -124,7 +124,7 @@ class Store:
             return None
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            damage = None if name in self._verified else self._damage(path, manifest["files"])
+            damage = None if name in self._verified else self.damage(path, manifest["files"])
         except (OSError, ValueError, KeyError) as error:
             manifest, damage = {}, f"{MANIFEST} cannot be read ({error})"
         if damage is None:
@@ -137,7 +137,8 @@ class Store:
         return None
 
     @staticmethod
-    def _damage(path: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    def damage(path: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """The first file that is missing or does not match the checksum its manifest states; None where all do."""
         for relative, stated in files.items():
             file = path / relative
             if not file.is_file():

@@ -18,6 +18,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign why  RUN [STAGE]            why a stage ran: the setting or text that differs from an earlier result
   selfalign show RUN [STAGE]            page through a stage's rows, kept or --dropped [REASON]
   selfalign report RUN...               compare runs: terminal table and one HTML file
+  selfalign verify RUN...               re-derive every score from stored items; exit 1 on any mismatch
   selfalign sync RUN...                 push offline W&B runs, once
   selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
   selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
@@ -161,6 +162,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "why": _command("why"),
     "show": _command("show"),
     "report": _command("report"),
+    "verify": _command("verify"),
     "sync": _command("sync"),
     "import": _command("import_reference"),
     "tasks": _command("tasks"),

@@ -241,6 +241,61 @@ def report(arguments: list[str]) -> int:
     return 0
 
 
+def verify(arguments: list[str]) -> int:
+    """Every number of a run computed anew from its stored items, every file against its checksum."""
+    parser = _parser("verify", "Re-derive every score of some runs from stored items; exit 1 on any mismatch.")
+    parser.add_argument("run", nargs="+", help="run folders, or their names in runs/")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    given = parser.parse_args(arguments)
+    wrong = 0
+    for name in given.run:
+        folder = resolve_run(name, Path(given.runs))
+        checked, found = _verify_run(folder)
+        wrong += len(found)
+        for line in found:
+            print(f"{folder}: {line}")
+        print(f"{folder}: {checked} scores and files checked, {len(found)} wrong")
+    return 1 if wrong else 0
+
+
+def _verify_run(folder: Path) -> tuple[int, list[str]]:
+    """How many scores and files of a run were checked, and what is wrong with which."""
+    from selfalign.evaluation.harness import rescore
+    from selfalign.records import to_row
+
+    checked, found, derived = 0, [], []
+    for name, entry in _nodes(folder, None).items():
+        if entry["status"] not in ("computed", "reused"):
+            continue
+        path = Path(entry["path"])
+        if not (path / MANIFEST).is_file():
+            found.append(f"{name}: its artifact is gone from {path}")
+            continue
+        files = _manifest(path)["files"]
+        checked += len(files)
+        if damage := Store.damage(path, files):
+            found.append(f"{name}: {damage} ({path})")
+        if name.startswith("scores_"):
+            derived += [to_row(score) for score in rescore(path, name.removeprefix("scores_"))]
+    stated = jsonl.read(folder / "scores.jsonl")
+    checked += len(derived)
+
+    def key(row: jsonl.Row) -> tuple[str, ...]:
+        return (row["subject"], row["task"], row["protocol"], row["metric"])
+
+    by_key = {key(row): row for row in stated}
+    for row in derived:
+        label = "/".join(key(row))
+        old = by_key.pop(key(row), None)
+        if old is None:
+            found.append(f"{label}: its items give {row['value']}, and scores.jsonl does not have it")
+        elif old != row:
+            changed = ", ".join(f"{k} {old.get(k)} instead of {row[k]}" for k in row if old.get(k) != row[k])
+            found.append(f"{label}: scores.jsonl says {changed}")
+    found += [f"{'/'.join(left)}: in scores.jsonl, but no stored item stands behind it" for left in by_key]
+    return checked, found
+
+
 def sync(arguments: list[str]) -> int:
     """Push the offline W&B runs of some run folders; what was pushed before is not pushed again."""
     parser = _parser("sync", "Push offline W&B runs, once, however often it is called.")

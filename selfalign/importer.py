@@ -21,6 +21,8 @@ from selfalign import jsonl, prompts
 from selfalign.errors import DataError
 from selfalign.principles import Exemplar, Rule, RuleSet, Scope, Turn, slug
 
+SELF_ALIGN = "watson_self_align_prompt.txt"
+"""The self-align prompt of either branch, below `prompts/`: 16 rules in dromedary_v1, 17 in main."""
 CODENAME = "Watson"
 """The assistant's name in the reference's self-align prompt."""
 CHATNAME = "Dromedary"
@@ -170,16 +172,15 @@ def import_dromedary(folder: Path, root: Path, name: str = "") -> list[str]:
 
     Raises DataError where `folder` is no checkout of the reference or its self-align prompt does not render back.
     """
-    source = folder / "prompts" if (folder / "prompts").is_dir() else folder
-    main = _find(source, ["watson_self_align_prompt.txt", "watson_self_align_prompt_v2.txt"])
-    if main is None:
-        near = sorted(source.glob("*self_align*.txt")) if source.is_dir() else []
-        if not near:
-            raise DataError(
-                f"{folder}: expected a checkout of IBM/Dromedary with prompts/watson_self_align_prompt.txt, found "
-                f"{'no such file' if folder.is_dir() else 'no folder'}; give the folder that holds prompts/"
-            )
-        main = near[0]
+    # Old commits keep the prompts below training/; both branches use the same file name for their own version.
+    places = [folder / "prompts", folder / "training" / "prompts", folder]
+    source = next((place for place in places if (place / SELF_ALIGN).is_file()), None)
+    if source is None:
+        raise DataError(
+            f"{folder}: expected a checkout of IBM/Dromedary with prompts/{SELF_ALIGN}, found "
+            f"{'no such file' if folder.is_dir() else 'no folder'}; give the folder that holds prompts/"
+        )
+    main = source / SELF_ALIGN
     parsed = parse_self_align(main.read_bytes().decode("utf-8"), main)
     name = name or ("dromedary_v2" if len(parsed.rules) > 16 else "dromedary_v1")
     if slug(name) != name:

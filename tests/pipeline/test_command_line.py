@@ -97,6 +97,25 @@ def test_plan_why_show_report_and_prompt_look_without_computing(done: tuple[Path
     assert Path(selfalign(folder, "tasks").stdout.strip()).is_dir()
 
 
+def test_verify_finds_a_number_that_its_items_do_not_give(done: tuple[Path, Path]) -> None:
+    folder, run = done
+    clean = selfalign(folder, "verify", run.name)
+    assert clean.returncode == 0 and ", 0 wrong" in clean.stdout, clean.stdout
+    scores = (run / "scores.jsonl").read_text()
+    rows = jsonl.read(run / "scores.jsonl")
+    rows[0]["value"] = 0.987
+    jsonl.write(run / "scores.jsonl", rows)
+    tampered = selfalign(folder, "verify", run.name)
+    (run / "scores.jsonl").write_text(scores)
+    assert tampered.returncode == 1 and "scores.jsonl says value 0.987 instead of" in tampered.stdout
+    examples = run / "stages" / "engraved" / "examples.jsonl"
+    text = examples.read_text()
+    examples.write_text(text.replace("Lisbon", "London", 1))
+    damaged = selfalign(folder, "verify", run.name)
+    examples.write_text(text)
+    assert damaged.returncode == 1 and "examples.jsonl does not match its checksum" in damaged.stdout
+
+
 def test_why_names_what_differs(done: tuple[Path, Path]) -> None:
     folder, _ = done
     arm = [*SMALL, "stages=no_cloning", "stages.engrave=false", "subjects=[base]", "principles.drop=[helpful]"]
