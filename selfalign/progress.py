@@ -68,8 +68,12 @@ def _lines(label: str, total: int, unit: str) -> Progress:
     first: list[int] = []
 
     def progress(done: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, started
         now = time.monotonic()
+        if first and done < first[0]:
+            # The next part of the work counts from the start again.
+            first.clear()
+            started = now
         if not first:
             first.append(done)
         if now - last < PLAIN_INTERVAL_S and not (total and done >= total and now - started > PLAIN_INTERVAL_S):

@@ -2,14 +2,14 @@
 
 Run as `python -m selfalign.calf.pretrain --out DIR --minutes 66 --threads 1`; run again with the same folder to go on after an
 interruption. Hidden matrices are trained with Muon (Jordan et al. 2024: momentum, orthogonalised by Newton-Schulz steps),
-all others with AdamW; the learning rate follows warm-up and cosine over the planned minutes or tokens.
+all others with AdamW; the learning rate rises, stays,
+and falls in the last third of the planned minutes or tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import time
@@ -69,6 +69,14 @@ class Plan:
     """Peak rate of Muon (hidden matrices); 0 trains them with AdamW."""
     warmup: float = 0.02
     """Share of the plan in which the rate rises."""
+    decay: float = 0.35
+    """Share of the plan, at its end, in which the rate falls."""
+    few_rules: float = 0.5
+    """Share of self-align documents with one to five rules until `curriculum`."""
+    few_rules_later: float = 0.1
+    """The same share afterwards."""
+    curriculum: float = 0.7
+    """Share of the plan after which full headers prevail."""
     weight_decay: float = 0.05
     """Decoupled decay of the matrices."""
     bf16: bool = False
@@ -132,6 +140,8 @@ class Rows:
     plan: Plan
     number: int = 0
     """The next document."""
+    few_rules: float = 0.1
+    """Share of self-align documents with one to five rules."""
 
     def __post_init__(self) -> None:
         self._open: list[tuple[list[int], list[float]]] = []
@@ -163,7 +173,7 @@ class Rows:
 
         pad = int(self.tokenizer.pad_token_id)
         while True:
-            document = corpus.document(self.plan.seed, self.number)
+            document = corpus.document(self.plan.seed, self.number, self.few_rules)
             ids, weights = encode(self.tokenizer, document)
             self.number += 1
             if len(ids) > self.plan.row_tokens:
@@ -211,11 +221,11 @@ def muon_step(parameters: list[torch.Tensor], momenta: list[torch.Tensor], lr: f
             parameter.grad = None
 
 
-def rate(progress: float, warmup: float) -> float:
-    """The learning rate as a share of its peak: a linear rise, then a cosine to a hundredth."""
+def rate(progress: float, warmup: float, decay: float) -> float:
+    """The learning rate as a share of its peak: a linear rise, a plateau, and a linear fall to a hundredth."""
     if progress < warmup:
         return max(progress / warmup, 0.02)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
+    return max(min((1 - progress) / decay, 1.0), 0.01)
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoints
@@ -373,11 +383,13 @@ class Training:
         before = time.monotonic() - self.state.elapsed_s
         saved = self.state.elapsed_s
         recent: list[float] = []
+        rows.few_rules = self._few_rules()
         for ids, weights in rows:
             progress = self.progress()
+            rows.few_rules = self._few_rules()
             if progress >= 1:
                 break
-            share = rate(progress, self.plan.warmup)
+            share = rate(progress, self.plan.warmup, self.plan.decay)
             value = self.loss(ids, weights)
             value.backward()
             torch.nn.utils.clip_grad_norm_(self.others, 1.0)
@@ -402,6 +414,9 @@ class Training:
                 self.save()
         self.save()
 
+    def _few_rules(self) -> float:
+        return self.plan.few_rules if self.progress() < self.plan.curriculum else self.plan.few_rules_later
+
     def progress(self) -> float:
         """Share of the plan that is done."""
         if self.plan.tokens:
@@ -415,7 +430,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing one is continued")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     defaults, shape = Plan(), Shape()
-    for name in ("minutes", "tokens", "seed", "row_tokens", "batch_tokens", "lr", "muon_lr", "warmup", "weight_decay"):
+    for name in (
+        "minutes",
+        "tokens",
+        "seed",
+        "row_tokens",
+        "batch_tokens",
+        "lr",
+        "muon_lr",
+        "warmup",
+        "decay",
+        "few_rules",
+        "few_rules_later",
+        "curriculum",
+        "weight_decay",
+    ):
         value = getattr(defaults, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     for name, value in asdict(shape).items():

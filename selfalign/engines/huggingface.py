@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -138,7 +139,10 @@ def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             raise DataError(f"{adapter}: expected a PEFT adapter, found no {name} in it; give an adapter's folder")
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval().get_base_model()  # type: ignore
+    with warnings.catch_warnings():
+        # peft asks transformers for a name that the next version drops: nothing that a user could act on.
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval().get_base_model()  # type: ignore
 
 
 class HuggingFaceEngine:

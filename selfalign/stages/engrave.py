@@ -123,10 +123,14 @@ class Engrave:
                 out,
                 self.training,
                 context.trainer,
-                on_progress=lambda row: progress(
-                    row.get("step", 0), f"of {row.get('total', '?')}, loss {row.get('loss', '?')}"
-                ),
+                on_progress=lambda row: progress(row["step"], _note(row)),
                 initial_adapter=start,
                 model_digest=context.engine.identity().get("model", ""),
             )
         return Outcome(rows_in=len(examples), kept=len(examples), metrics=metrics)
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """What a metrics row of training says behind its step."""
+    name = "loss" if "loss" in row else "validation_loss"
+    return f"of {row['total']}, {name.replace('_', ' ')} {row[name]:.3f}"

@@ -35,7 +35,10 @@ class RedTeam:
     topics_per_prompt: int = 5
     """Known topics shown in a request once a type has twice as many; before that, one (reference: 5)."""
     max_topics_per_type: int = 12
-    """Topics kept for each question type, all rounds together; every type is cut to the smallest type's number."""
+    """Most topics of a question type, all rounds together, the seed's included."""
+    balance_types: bool = True
+    """Whether every type is cut to the smallest type's number of topics (reference: yes). With a model that finds no new
+    topic for one of the types, no type gets a question."""
     topic_sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=128, temperature=1.0, top_p=0.98))
     """How topics are drawn (reference: 128 tokens, temperature 1, top-p 0.98)."""
     questions_per_prompt: int = 5
@@ -107,9 +110,9 @@ class RedTeam:
         return {"topics": topics, "questions": prompts.questions_prompt(question_meta, shown, hinted)}
 
     def _balance(self, topics: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Every type cut to the smallest type's number of topics, the first ones kept."""
-        smallest = min(self.max_topics_per_type, *(len(names) for names in topics.values()))
-        return {kind: names[:smallest] for kind, names in topics.items()}
+        """Every type cut to its share of topics, the first ones kept."""
+        smallest = min(len(names) for names in topics.values()) if self.balance_types else self.max_topics_per_type
+        return {kind: names[: min(smallest, self.max_topics_per_type)] for kind, names in topics.items()}
 
     def _topic_requests(self, meta: str, topics: dict[str, list[str]], round_number: int) -> list[GenerateRequest]:
         requests = []
@@ -195,10 +198,8 @@ class RedTeam:
         jsonl.write(out / "topics.jsonl", lines)
         jsonl.write(out / "prompts.jsonl", map(to_row, rows))
         outcome = count(rows)
-        outcome.metrics = {
-            "topics": sum(map(len, topics.values())),
-            "topics_per_type": len(next(iter(topics.values()))),
-        }
+        counts = [len(names) for names in topics.values()]
+        outcome.metrics = {"topics": sum(counts), "fewest_topics_of_a_type": min(counts)}
         return outcome
 
     def _reason(self, question: str, novelty: filters.Novelty) -> str:

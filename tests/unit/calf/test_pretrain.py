@@ -86,7 +86,6 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
         assert values.min() > 0.5 and values.max() < 1.5
 
 
-def test_the_rate_rises_and_then_falls_to_a_hundredth():
-    assert pretrain.rate(0.01, 0.02) == pytest.approx(0.5)
-    assert pretrain.rate(0.02, 0.02) == pytest.approx(1.0)
-    assert pretrain.rate(1.0, 0.02) == pytest.approx(0.01)
+def test_the_rate_rises_stays_and_falls_to_a_hundredth():
+    shares = [pretrain.rate(progress, 0.02, 0.4) for progress in (0.01, 0.02, 0.6, 0.8, 1.0)]
+    assert shares == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.01])
