@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from selfalign import __version__
+from selfalign import __version__, jsonl
 from selfalign.errors import DataError, StageError
 from selfalign.identity import file_digest
 from selfalign.resources import PACKAGE
@@ -220,20 +220,9 @@ class Store:
             **provenance(),
             "files": files,
         }
-        write_json(partial / MANIFEST, manifest)
+        jsonl.write_json(partial / MANIFEST, manifest)
         os.replace(partial, self.path(name))
 
     def drop_partial(self, name: str) -> None:
         """Forget interrupted work of this name."""
         shutil.rmtree(self.root / ".partial" / name, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON: complete under its name or not there at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

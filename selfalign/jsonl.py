@@ -1,4 +1,4 @@
-"""JSON lines: append durably, read back after a crash, write a whole file at once.
+"""JSON lines and JSON: append durably, read back after a crash, write a whole file at once.
 
 A process that dies while it appends leaves a torn last line. `read` refuses it (a published file has none);
 `recover` cuts it off and returns the rows before it, so that a stage goes on where it stopped.
@@ -95,3 +95,14 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         os.fsync(stream.fileno())
     os.replace(temporary, path)
     return count
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one value as readable JSON: complete under its name or not there at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)

@@ -20,7 +20,7 @@ import yaml
 
 from selfalign import experiment as experiments
 from selfalign import jsonl, tracking
-from selfalign.artifacts import Store, provenance, write_json
+from selfalign.artifacts import Store, provenance
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
 from selfalign.identity import plain
@@ -58,7 +58,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         **provenance(),
         "nodes": {},
     }
-    write_json(folder / "manifest.json", manifest)
+    jsonl.write_json(folder / "manifest.json", manifest)
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{run_name}: {folder}")
     tracker = tracking.open_tracker(
@@ -113,7 +113,7 @@ class _Watcher:
             self.number += 1
             return
         self.manifest["nodes"][name] = asdict(result)
-        write_json(self.folder / "manifest.json", self.manifest)
+        jsonl.write_json(self.folder / "manifest.json", self.manifest)
         self.say(
             f"  {name:<18} {result.status:<9} {_counts(result.counts)}  {result.seconds:.1f} s  {result.why}".rstrip()
         )
@@ -191,7 +191,7 @@ def _finish(folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, c
         error.write_text("\n\n".join(line for line in lines if line) + "\n", encoding="utf-8")
     else:
         error.unlink(missing_ok=True)
-    write_json(folder / "manifest.json", manifest)
+    jsonl.write_json(folder / "manifest.json", manifest)
     try:
         report.write([folder], folder / "report.html")
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from selfalign.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM
 
 EOS, PAD = "<|end|>", "<|pad|>"
 
@@ -71,6 +72,10 @@ class Plan:
     """Share of the plan in which the rate rises."""
     decay: float = 0.35
     """Share of the plan, at its end, in which the rate falls."""
+    guidance: float = 0.1
+    """Weight of the loss that points one attention head at the rule a question calls for; 0 leaves it out."""
+    guided_layer: int = 2
+    """Layer, from 0, whose first head is guided."""
     few_rules: float = 0.5
     """Share of self-align documents with one to five rules until `curriculum`."""
     few_rules_later: float = 0.1
@@ -121,15 +126,62 @@ def train_tokenizer(out: Path, *, vocab_size: int, seed: int, documents: int, ma
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[list[int], list[float]]:
-    """Token ids of a document with its end, and the weight of each in the loss."""
-    ids: list[int] = []
-    weights: list[float] = []
+@dataclass
+class Row:
+    """Token ids, the weight of each in the loss, and where attention is guided to."""
+
+    ids: list[int]
+    weights: list[float]
+    looks: list[tuple[int, int]]
+    """(position that asks for a rule, position of its name in the header; 0 where the header does not list it)."""
+
+    def extend(self, other: Row) -> None:
+        """Put another document behind this one; only a row that holds one document guides attention."""
+        self.ids.extend(other.ids)
+        self.weights.extend(other.weights)
+
+
+_LISTED = re.compile(r"^(\d+) \(([^)\n]+)\)\. ", re.MULTILINE)
+_CITED = re.compile(r"(\d+) \(")
+
+
+def _header(tokenizer: Any, text: str) -> dict[int, int]:
+    """Rule number -> position of the first token of its name, for the header that `text` begins with."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    starts = {start: index for index, (start, _) in enumerate(offsets)}
+    rules = text.split("\n\n## Examples")[0].split("\n\nUser:")[0]
+    return {int(found[1]): starts[found.start(2)] for found in _LISTED.finditer(rules) if found.start(2) in starts}
+
+
+def encode(tokenizer: Any, document: corpus.Document) -> Row:
+    """A document as a row of its own, with its end."""
+    row = Row([], [], [])
+    header = _header(tokenizer, document.pieces[0].text) if document.family == "self_align" else {}
     for piece in document.pieces:
         encoded = tokenizer.encode(piece.text, add_special_tokens=False)
-        ids += encoded
-        weights += [piece.weight] * len(encoded)
-    return [*ids, int(tokenizer.eos_token_id)], [*weights, 1.0]  # pyright: ignore[reportArgumentType]
+        if piece.weight == corpus.CITATION_WEIGHT:
+            cited = _CITED.search(piece.text)
+            target = header.get(int(cited[1]), -1) if cited else 0
+            before = tokenizer.encode(piece.text[: cited.start() - 1], add_special_tokens=False) if cited else []
+            asking = {len(row.ids) - 1, len(row.ids) + len(before) - 1}
+            row.looks += [(position, target) for position in sorted(asking) if target >= 0]
+        row.ids += encoded
+        row.weights += [piece.weight] * len(encoded)
+    row.ids.append(int(tokenizer.eos_token_id))
+    row.weights.append(1.0)
+    return row
+
+
+@dataclass
+class Batch:
+    """Rows of one length as tensors."""
+
+    ids: torch.Tensor
+    """`[batch, seq]`."""
+    weights: torch.Tensor
+    """`[batch, seq]`, in the loss."""
+    looks: torch.Tensor
+    """`[looks, 3]`: row, asking position, position looked at."""
 
 
 @dataclass
@@ -144,51 +196,89 @@ class Rows:
     """Share of self-align documents with one to five rules."""
 
     def __post_init__(self) -> None:
-        self._open: list[tuple[list[int], list[float]]] = []
-        self._full: dict[int, list[tuple[list[int], list[float]]]] = {}
+        self._open: list[Row] = []
+        self._full: dict[int, list[Row]] = {}
         self.lengths = [self.plan.row_tokens * share // 9 for share in (3, 5, 7, 9)]
 
-    def _close(self, row: tuple[list[int], list[float]]) -> None:
-        length = next(length for length in self.lengths if len(row[0]) <= length)
+    def _close(self, row: Row) -> None:
+        length = next(length for length in self.lengths if len(row.ids) <= length)
         self._full.setdefault(length, []).append(row)
 
-    def _place(self, family: str, ids: list[int], weights: list[float]) -> None:
+    def _place(self, family: str, new: Row) -> None:
         # A self-align document has its row alone: a header must not be in sight of another document's questions.
         if family == "self_align":
-            self._close((ids, weights))
+            self._close(new)
             return
-        row = next((row for row in self._open if len(row[0]) + len(ids) <= self.plan.row_tokens), None)
+        row = next((row for row in self._open if len(row.ids) + len(new.ids) <= self.plan.row_tokens), None)
         if row is None:
-            self._open.append((ids, weights))
+            self._open.append(new)
         else:
-            row[0].extend(ids)
-            row[1].extend(weights)
+            row.extend(new)
         if len(self._open) > 6:
-            self._open.sort(key=lambda row: len(row[0]))
+            self._open.sort(key=lambda row: len(row.ids))
             self._close(self._open.pop())
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Endless batches: ids `[batch, seq]` and weights `[batch, seq]` in the loss."""
+    def __iter__(self) -> Iterator[Batch]:
+        """Endless batches."""
+        while True:
+            document = corpus.document(self.plan.seed, self.number, self.few_rules)
+            row = encode(self.tokenizer, document)
+            self.number += 1
+            if len(row.ids) > self.plan.row_tokens:
+                continue
+            self._place(document.family, row)
+            for length, rows in self._full.items():
+                count = max(self.plan.batch_tokens // length, 1)
+                if len(rows) >= count:
+                    batch, self._full[length] = rows[:count], rows[count:]
+                    yield self._batch(batch, length)
+                    break
+
+    def _batch(self, rows: list[Row], length: int) -> Batch:
         import torch
 
         pad = int(self.tokenizer.pad_token_id)
-        while True:
-            document = corpus.document(self.plan.seed, self.number, self.few_rules)
-            ids, weights = encode(self.tokenizer, document)
-            self.number += 1
-            if len(ids) > self.plan.row_tokens:
-                continue
-            self._place(document.family, ids, weights)
-            for length, rows in self._full.items():
-                count = max(self.plan.batch_tokens // length, 1)
-                if len(rows) < count:
-                    continue
-                batch, self._full[length] = rows[:count], rows[count:]
-                yield (
-                    torch.tensor([row + [pad] * (length - len(row)) for row, _ in batch]),
-                    torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in batch]),
-                )
-                break
+        looks = [(index, *look) for index, row in enumerate(rows) for look in row.looks]
+        return Batch(
+            torch.tensor([row.ids + [pad] * (length - len(row.ids)) for row in rows]),
+            torch.tensor([row.weights + [0.0] * (length - len(row.weights)) for row in rows]),
+            torch.tensor(looks, dtype=torch.long).reshape(-1, 3),
+        )
+
+
+# ------------------------------------------------------------------------------------------------------ attention
+
+
+class Guide:
+    """Measures how far one attention head looks from where it should: at the name of the rule that it asks for.
+
+    Reading the header is what the model learns last: the name is one of a thousand tokens, and its gradient as faint.
+    A loss on one head's attention points it there; what the head does with what it finds, the text's loss teaches.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, layer: int) -> None:
+        self.looks: torch.Tensor | None = None
+        self.loss: torch.Tensor | None = None
+        attention = model.model.layers[layer].self_attn
+        self.attention: Any = attention
+        attention.register_forward_pre_hook(self._look, with_kwargs=True)
+
+    def _look(self, _: Any, arguments: Any, named: dict[str, Any]) -> None:
+        import torch
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+        if self.looks is None or not len(self.looks):
+            self.loss = None
+            return
+        hidden = named["hidden_states"] if "hidden_states" in named else arguments[0]
+        size = self.attention.head_dim
+        query = torch.nn.functional.linear(hidden, self.attention.q_proj.weight[:size])
+        key = torch.nn.functional.linear(hidden, self.attention.k_proj.weight[:size])
+        query, key = apply_rotary_pos_emb(query[:, None], key[:, None], *named["position_embeddings"])
+        row, asking, target = self.looks.unbind(1)
+        scores = torch.einsum("nd,nsd->ns", query[row, 0, asking], key[row, 0]) * size**-0.5
+        later = torch.arange(scores.shape[1])[None] > asking[:, None]
+        self.loss = torch.nn.functional.cross_entropy(scores.masked_fill(later, float("-inf")), target)
 
 
 # ------------------------------------------------------------------------------------------------------ optimizer
@@ -315,6 +405,7 @@ class Training:
         self.adamw = torch.optim.AdamW(
             self.others, lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay, fused=True
         )
+        self.guide = Guide(self.model, plan.guided_layer)
         self._resume()
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
@@ -363,16 +454,19 @@ class Training:
                 if values and values.get("exp_avg", parameter).shape == parameter.shape:
                     self.adamw.state[parameter] = values
 
-    def loss(self, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Weighted mean loss over a batch: ids and weights `[batch, seq]`; positions of weight 0 cost no logits."""
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted mean loss of the text (positions of weight 0 cost no logits), and the loss to step on."""
         import torch
 
-        chosen = weights[:, 1:] > 0
+        weights = batch.weights[:, 1:]
+        chosen = weights > 0
+        self.guide.looks = batch.looks if self.plan.guidance else None
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bf16):
-            hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            hidden = self.model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
             logits = torch.nn.functional.linear(hidden[chosen], self.model.lm_head.weight)
-        each = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
-        return (each * weights[:, 1:][chosen]).sum() / weights[:, 1:].sum()
+        each = torch.nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][chosen], reduction="none")
+        value = (each * weights[chosen]).sum() / weights.sum()
+        return value, value if self.guide.loss is None else value + self.plan.guidance * self.guide.loss
 
     def run(self) -> None:
         """Train to the planned end, with a log line every 20 steps and a checkpoint every few minutes."""
@@ -383,15 +477,18 @@ class Training:
         before = time.monotonic() - self.state.elapsed_s
         saved = self.state.elapsed_s
         recent: list[float] = []
+        guided: list[float] = []
         rows.few_rules = self._few_rules()
-        for ids, weights in rows:
+        for batch in rows:
             progress = self.progress()
             rows.few_rules = self._few_rules()
             if progress >= 1:
                 break
             share = rate(progress, self.plan.warmup, self.plan.decay)
-            value = self.loss(ids, weights)
-            value.backward()
+            value, total = self.loss(batch)
+            total.backward()
+            if self.guide.loss is not None:
+                guided.append(self.guide.loss.item())
             torch.nn.utils.clip_grad_norm_(self.others, 1.0)
             for group in self.adamw.param_groups:
                 group["lr"] = self.plan.lr * share
@@ -401,14 +498,15 @@ class Training:
             recent.append(value.item())
             state = self.state
             state.step += 1
-            state.tokens += ids.numel()
-            state.trained_tokens += int((weights > 0).sum())
+            state.tokens += batch.ids.numel()
+            state.trained_tokens += int((batch.weights > 0).sum())
             state.elapsed_s = time.monotonic() - before
             state.documents = rows.number
             if state.step % 20 == 0:
-                row = {"loss": round(sum(recent) / len(recent), 4), "progress": round(progress, 4)} | asdict(state)
-                jsonl.append(self.out / "log.jsonl", [row])
-                recent = []
+                row = {"loss": round(sum(recent) / len(recent), 4), "progress": round(progress, 4)}
+                row["attention_loss"] = round(sum(guided) / max(len(guided), 1), 4)
+                jsonl.append(self.out / "log.jsonl", [row | asdict(state)])
+                recent, guided = [], []
             if state.elapsed_s - saved > self.plan.checkpoint_minutes * 60:
                 saved = state.elapsed_s
                 self.save()

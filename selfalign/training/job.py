@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfalign import identity
+from selfalign import identity, jsonl
 from selfalign.training.settings import TrainerSettings, Training
 
 S = TypeVar("S")
@@ -61,7 +60,7 @@ class Job:
             field.name: identity.plain(getattr(self, field.name), keep_transient=True)
             for field in dataclasses.fields(self)
         }
-        write_json(path, {**values, "digest": self.digest})
+        jsonl.write_json(path, {**values, "digest": self.digest})
 
 
 def read(path: Path) -> Job:
@@ -89,14 +88,3 @@ def digest_in(path: Path) -> str | None:
     except (FileNotFoundError, ValueError):
         return None
     return value.get("digest") if isinstance(value, dict) else None
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file: complete under its name or not there at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

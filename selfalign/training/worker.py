@@ -117,7 +117,7 @@ def train(job: Job, report: Report, first: bool) -> int:
             "trainable_parameters": sum(parameter.numel() for parameter in module.trainable().values()),
             **summary(job.out / "metrics.jsonl"),
         }
-        jobs.write_json(job.out / "result.json", {"digest": job.digest, "metrics": metrics})
+        jsonl.write_json(job.out / "result.json", {"digest": job.digest, "metrics": metrics})
         shutil.rmtree(job.out / "checkpoints", ignore_errors=True)
     return 0
 

@@ -48,7 +48,7 @@ def contents(store: Path) -> dict[str, str]:
 
 def manifests(store: Path) -> dict[str, dict[str, object]]:
     """What the manifests say, without what a clock or a machine decides."""
-    volatile = {"seconds", "created"}
+    volatile = {"seconds", "created", "git"}
     return {
         path.parent.name: {k: v for k, v in json.loads(path.read_text()).items() if k not in volatile}
         for path in store.glob("*/manifest.json")
@@ -80,7 +80,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(tmp_path: Path
             kills += kill_in(stage, draw.uniform(0.0, 3.0), killed, CALF)
     assert start(killed, CALF).wait(900) == 0, (killed / "log.txt").read_text()[-2000:]
     assert kills >= 8
-    assert contents(killed / "store") == contents(whole / "store") and len(contents(whole / "store")) > 40
+    assert contents(killed / "store") == contents(whole / "store") and len(contents(whole / "store")) > 30
     assert manifests(killed / "store") == manifests(whole / "store")
 
 
