@@ -539,6 +539,8 @@ def main(arguments: list[str] | None = None) -> None:
         "warmup",
         "decay",
         "few_rules",
+        "guidance",
+        "guided_layer",
         "few_rules_later",
         "curriculum",
         "weight_decay",

@@ -134,7 +134,8 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
     assert len(runs) == 3
     ids = {next((run / "wandb").glob("**/run-*.wandb")).name for run in runs}
     assert len(ids) == 3, "every arm is a W&B run of its own"
-    assert (folder / "runs" / "arms-sweep" / "report.html").is_file()
+    assert {path.name for path in (folder / "runs" / "arms-sweep").iterdir()} == {"report.html", "multirun.yaml"}
+    assert {path.name for path in folder.iterdir()} <= {"runs", "store", "home", "script.jsonl", "page.html"}
 
 
 @pytest.mark.parametrize(

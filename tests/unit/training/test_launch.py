@@ -54,6 +54,7 @@ def killed_and_resumed(out: Path, examples: Path, model: Path, step: int, monkey
     return contents(out)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bytes_of_a_whole_one(tmp_path, examples, tiny_model, monkeypatch):
     from selfalign.training import worker
 

@@ -78,7 +78,7 @@ def test_a_run_that_crashes_while_it_saves_ends_with_the_same_bytes(
         (checkpoints.os, "replace", crash),
         (checkpoints, "save", save_then_crash),
         (lora.Path, "rename", crash),
-        (jobs, "write_json", crash),
+        (jsonl, "write_json", crash),
     ]
     for number, (holder, name, fault) in enumerate(places):
         job = make_job(tmp_path / str(number), examples, tiny_model)
