@@ -156,13 +156,15 @@ def _counts(counts: Mapping[str, Any]) -> str:
 
 def _link(link: Path, target: Path) -> None:
     """A relative link to an artifact; where links are not possible, a text file that names it."""
-    if link.is_symlink() or link.is_file():
-        link.unlink()
-    relative = os.path.relpath(target, link.parent)
+    relative = os.path.relpath(target.resolve(), link.parent.resolve())
+    # Made beside and moved over: another process with the same settings may be writing this folder too.
+    fresh = link.with_name(f".{link.name}-{os.getpid()}")
+    fresh.unlink(missing_ok=True)
     try:
-        link.symlink_to(relative, target_is_directory=True)
+        fresh.symlink_to(relative, target_is_directory=True)
     except OSError:
-        link.write_text(relative + "\n", encoding="utf-8")
+        fresh.write_text(relative + "\n", encoding="utf-8")
+    os.replace(fresh, link)
 
 
 def _finish(folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, code: int) -> None:
