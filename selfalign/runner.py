@@ -148,8 +148,10 @@ def _cell(value: Any) -> Any:
 
 
 def _counts(counts: Mapping[str, Any]) -> str:
-    if not counts or not counts.get("in"):
+    if not counts:
         return ""
+    if not counts["in"]:
+        return "no rows"
     dropped = counts["in"] - counts["kept"]
     return f"{counts['kept']:,} kept" + (f", {dropped:,} dropped" if dropped else "")
 
