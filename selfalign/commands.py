@@ -89,7 +89,8 @@ def prompt(arguments: list[str]) -> int:
     texts = _previews(one, given.stage, given.question)
     if not given.diff:
         for label, text in texts.items():
-            print(text)
+            # A file that one prompt is written to holds that prompt and not a byte more.
+            print(text, end="\n" if sys.stdout.isatty() or len(texts) > 1 else "", flush=True)
             print(
                 f"\n[{label}: {one.engine.count_tokens(text):,} tokens by the tokenizer of the model]", file=sys.stderr
             )
