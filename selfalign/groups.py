@@ -85,6 +85,7 @@ def register(config_dir: str | None = None) -> None:
                 store.store(group=group, name=path.stem, node=_group_file(path), package="_global_", provider=str(path))
     further = [f"file://{Path(config_dir).resolve()}"] if config_dir else []
     OmegaConf.register_new_resolver("selfalign_search_path", lambda: further + _search_path(), replace=True)
+    OmegaConf.register_new_resolver("selfalign_groups", _groups, replace=True)
     # A swept list as Hydra writes it: leave_one_out(ids) -> "[],[a],[b]".
     OmegaConf.register_new_resolver("selfalign_leave_one_out", _leave_one_out, replace=True)
 
@@ -102,6 +103,15 @@ def _group_file(path: Path) -> dict[str, Any]:
 def _search_path() -> list[str]:
     shipped = resources.shipped_root()
     return [f"file://{root / 'conf'}" for root in resources.roots() if root != shipped and (root / "conf").is_dir()]
+
+
+def _groups() -> str:
+    """Groups and their choices, one line each, for the help text; Hydra's own list shows the schemas too."""
+    found: dict[str, set[str]] = {}
+    for root in resources.roots():
+        for path in [*(root / "conf").glob("*/*.yaml"), *root.glob("experiments/*.yaml"), *root.glob("sweeps/*.yaml")]:
+            found.setdefault(path.parent.name, set()).add(path.stem)
+    return "\n".join(f"  {group + '=':<14} {', '.join(sorted(found[group]))}" for group in sorted(found))
 
 
 def _leave_one_out(ids: Sequence[str]) -> str:
