@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -121,6 +122,8 @@ def _job(config: object) -> None:
 
     from selfalign import groups, runner
 
+    # On a full disk a library's log cannot be written either, and says so at length over our own message.
+    logging.raiseExceptions = False
     experiment = groups.to_experiment(config)  # type: ignore[arg-type]
     task = list(HydraConfig.get().overrides.task)
     try:
@@ -128,6 +131,12 @@ def _job(config: object) -> None:
     except SelfAlignError as error:
         print(f"selfalign: {error}", file=sys.stderr)
         _RESULTS.append(error.exit_code)
+    except OSError as error:
+        # A full disk or a folder that may not be written: the system's own words name the file and the reason.
+        print(
+            f"selfalign: {error}; what is finished is kept: repair this and run the same command again", file=sys.stderr
+        )
+        _RESULTS.append(1)
 
 
 def _complete(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -23,8 +23,8 @@ from selfalign.principles import load_exemplar
 WEIGHTS = Path(__file__).parent / "weights"
 """The model that the package ships."""
 
-Generate = Callable[[str, int], str]
-"""(prompt, most new tokens) -> completion."""
+Generate = Callable[[Sequence[str], int], list[str]]
+"""(prompts, most new tokens) -> a completion for each."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,14 @@ def greedy(folder: Path, threads: int = 1) -> Generate:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
-    def generate(prompt: str, most: int) -> str:
-        ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)])
+    def generate(prompts: Sequence[str], most: int) -> list[str]:
+        ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
+        length = max(map(len, ids))
+        padded = torch.tensor([[tokenizer.pad_token_id] * (length - len(row)) + row for row in ids])
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids])
         with torch.inference_mode():
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False)
-        return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+            out = model.generate(padded, attention_mask=mask, max_new_tokens=most, do_sample=False)
+        return tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
 
     return generate
 
@@ -78,28 +81,36 @@ def measure(
     shown = [load_exemplar(name) for name in corpus.USUAL_EXEMPLARS] if exemplars else []
     meta = prompts.load_text("standard")
 
-    def prompted(rules: Sequence[str], question: str) -> str:
+    def prompted(rules: Sequence[str], asked: Sequence[str]) -> list[str]:
         rule_set = corpus.rule_set_of(rules)
         stem = prompts.self_align_stem(layout, rule_set, shown, assistant)
-        text = generate(prompts.self_align_prompt(stem, layout, assistant, question), 96)
-        return prompts.parse_response(layout, rule_set, assistant, _cut(text, stops)).answer or ""
+        texts = generate([prompts.self_align_prompt(stem, layout, assistant, question) for question in asked], 96)
+        return [prompts.parse_response(layout, rule_set, assistant, _cut(text, stops)).answer or "" for text in texts]
 
     rows = []
     for kind in kinds or world.KINDS:
         governs = world.governing()[kind]
         draw = Random(seed_of(seed, "calf measure", kind))
-        base = good = exact = without = 0
-        for _ in range(questions):
-            item = world.make(kind, draw, held_out=True)
-            chat = _cut(generate(prompts.chat_prompt(meta, assistant, item.text), 64), prompts.CHAT_STOPS)
-            base += world.shown(kind, chat) == set(governs)
-            answer = prompted(corpus.IDS, item.text)
-            good += world.shown(kind, answer) == set(governs)
-            exact += answer == prompts.fill(item.answer(governs), assistant)
-            rest = [name for name in corpus.IDS if name not in governs]
-            without += bool(world.shown(kind, prompted(rest, item.text)))
+        items = [world.make(kind, draw, held_out=True) for _ in range(questions)]
+        asked = [item.text for item in items]
+        chats = generate([prompts.chat_prompt(meta, assistant, question) for question in asked], 64)
+        answers = prompted(corpus.IDS, asked)
+        dropped = prompted([name for name in corpus.IDS if name not in governs], asked)
+        right = [prompts.fill(item.answer(governs), assistant) for item in items]
+
+        def share(hits: Iterable[bool]) -> float:
+            return sum(hits) / questions
+
         rows.append(
-            Row(kind, governs, base / questions, good / questions, exact / questions, without / questions, questions)
+            Row(
+                kind,
+                governs,
+                base=share(world.shown(kind, _cut(chat, prompts.CHAT_STOPS)) == set(governs) for chat in chats),
+                prompted=share(world.shown(kind, answer) == set(governs) for answer in answers),
+                exact=share(answer == text for answer, text in zip(answers, right, strict=True)),
+                without=share(bool(world.shown(kind, answer)) for answer in dropped),
+                questions=questions,
+            )
         )
     return rows
 
