@@ -32,8 +32,8 @@ from selfalign.principles import (
 from selfalign.prompts import Assistant, Task, TopicSeed
 
 SHARES = {
-    "self_align": 0.46, "chat": 0.19, "verbose": 0.06, "tasks": 0.12, "topics": 0.05, "questions": 0.04, "exam": 0.05,
-    "facts": 0.03,
+    "self_align": 0.36, "chat": 0.10, "verbose": 0.04, "tasks": 0.07, "topics": 0.28, "questions": 0.10, "exam": 0.03,
+    "facts": 0.02,
 }  # fmt: skip
 """Share of the documents of each family."""
 
@@ -331,7 +331,7 @@ def topics(draw: Random) -> Document:
     whole = prompts.topics_prompt(_text("topics"), seed.question_type, [*known, *new], 10)
     return Document(
         "topics",
-        (Piece(prompt, 0.0), Piece(whole[len(prompt) :].removesuffix(f"\n{len(known) + len(new) + 1}."), 1.0)),
+        (Piece(prompt, 0.0), Piece(whole[len(prompt) :].removesuffix(f"\n{len(known) + len(new) + 1}."), 2.0)),
     )
 
 
@@ -348,7 +348,7 @@ def questions(draw: Random) -> Document:
     lines = prompts.questions_prompt("{instructions}", [*seeds, *new], new).split("\n")
     done = "\n".join(lines[len(seeds) : len(seeds) + len(new)])
     completion = done.partition(", instruction:")[2]
-    return Document("questions", (Piece(prompt, 0.0), Piece(completion, 1.0)))
+    return Document("questions", (Piece(prompt, 0.0), Piece(completion, 2.0)))
 
 
 # ------------------------------------------------------------------------------------------------ 5, 6: exams, facts

@@ -70,13 +70,13 @@ class Plan:
     """Peak rate of Muon (hidden matrices); 0 trains them with AdamW."""
     warmup: float = 0.02
     """Share of the plan in which the rate rises."""
-    decay: float = 0.35
+    decay: float = 0.3
     """Share of the plan, at its end, in which the rate falls."""
-    guidance: float = 0.1
+    guidance: float = 1.0
     """Weight of the loss that points one attention head at the rule a question calls for; 0 leaves it out."""
     guided_layer: int = 2
     """Layer, from 0, whose first head is guided."""
-    few_rules: float = 0.5
+    few_rules: float = 0.4
     """Share of self-align documents with one to five rules until `curriculum`."""
     few_rules_later: float = 0.1
     """The same share afterwards."""

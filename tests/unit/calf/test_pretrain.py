@@ -61,7 +61,7 @@ def test_attention_is_guided_from_the_citation_to_the_name_of_the_cited_rule(tok
                 assert "Rules that apply" not in following
                 nothing += 1
                 continue
-            name = tokenizer.decode(row.ids[target : target + 9]).split(").")[0]
+            name = tokenizer.decode(row.ids[target : target + 14]).split(").")[0]
             assert f"({name})" in tokenizer.decode(row.ids[asking + 1 : asking + 20])
             found += 1
     assert found > 50 and nothing > 50
