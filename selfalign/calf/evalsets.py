@@ -118,7 +118,9 @@ def write(out: Path, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m selfalign.calf.evalsets", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m selfalign.calf.evalsets", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

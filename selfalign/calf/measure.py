@@ -130,7 +130,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table; with `--json`, also write the rows."""
-    parser = argparse.ArgumentParser(prog="python -m selfalign.calf.measure", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m selfalign.calf.measure", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", type=Path, default=WEIGHTS)
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

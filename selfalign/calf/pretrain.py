@@ -261,7 +261,7 @@ class Guide:
         self.loss: torch.Tensor | None = None
         attention = model.model.layers[layer].self_attn
         self.attention: Any = attention
-        attention.register_forward_pre_hook(self._look, with_kwargs=True)
+        attention.register_forward_pre_hook(self._look, with_kwargs=True)  # type: ignore[attr-defined]
 
     def _look(self, _: Any, arguments: Any, named: dict[str, Any]) -> None:
         import torch
@@ -398,7 +398,7 @@ class Training:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(out / "tokenizer")
         self.model = _new_model(plan.shape, self.tokenizer, plan.seed)
         matrices = [p for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name]
-        self.matrices: list[torch.Tensor] = matrices if plan.muon_lr else []
+        self.matrices: list[torch.Tensor] = matrices if plan.muon_lr else []  # type: ignore[assignment]
         chosen = {id(p) for p in self.matrices}
         self.others = [p for p in self.model.parameters() if id(p) not in chosen]
         self.momenta = [torch.zeros_like(p) for p in self.matrices]
@@ -524,7 +524,9 @@ class Training:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Raises ConfigError for a plan without an end."""
-    parser = argparse.ArgumentParser(prog="python -m selfalign.calf.pretrain", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m selfalign.calf.pretrain", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing one is continued")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     defaults, shape = Plan(), Shape()
