@@ -196,3 +196,29 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     nodes = json.loads((run / "manifest.json").read_text())["nodes"]
     assert nodes["responses"]["status"] == "reused" and nodes["engraved"]["status"] == "computed"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("selfalign pl", "plan"),
+        ("selfalign run principles=", "principles=none"),
+        ("selfalign run experiments=q", "experiments=quickstart"),
+        ("selfalign run self_align.sampling.te", "self_align.sampling.temperature="),
+    ],
+)
+def test_the_shell_completes_commands_choices_and_settings(tmp_path: Path, line: str, expected: str) -> None:
+    result = selfalign(tmp_path, "-sc", "query=bash", COMP_LINE=line)
+    assert result.returncode == 0 and expected in result.stdout.split(), result.stdout + result.stderr
+
+
+def test_hydras_own_flags_work(tmp_path: Path) -> None:
+    assert "principles=    dromedary16" in selfalign(tmp_path, "run", "--help").stdout
+    shown = selfalign(tmp_path, "run", "--cfg", "job", "-p", "self_align.sampling", "self_align.sampling.top_p=0.5")
+    assert "top_p: 0.5" in shown.stdout
+    (tmp_path / "mine" / "principles").mkdir(parents=True)
+    (tmp_path / "mine" / "principles" / "two.yaml").write_text("ids: [ethical, candor]\n")
+    chosen = selfalign(
+        tmp_path, "run", "--config-dir", "mine", "principles=two", "--cfg", "job", "-p", "principles.ids"
+    )
+    assert chosen.stdout.split() == ["-", "ethical", "-", "candor"] or "ethical" in chosen.stdout, chosen.stderr
