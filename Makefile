@@ -38,7 +38,7 @@ test-gpu: $(STAMP) ## The tests that need a CUDA device
 check: $(STAMP) ## Format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## The performance claims, each against what it is compared with
