@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu check bench
+.PHONY: help install quickstart calf test test-slow test-gpu check bench
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,6 +25,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: $(STAMP) ## All four stages, the evaluation and a report on the embedded model
 	$(BIN)/selfalign run experiments=quickstart
+
+calf: $(STAMP) ## Pretrain the embedded model anew (over an hour of one thread) and put it in selfalign/calf/weights
+	$(BIN)/selfalign run experiments=calf_pretraining
+	@# The newest run folder is the one just written.
+	cp $$(ls -td runs/calf_pretraining-*/ | head -n 1)stages/calf/model/* selfalign/calf/weights/
 
 test: $(STAMP) ## The test suite without the slow tests
 	$(BIN)/python -m pytest

@@ -22,6 +22,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign verify RUN...               re-derive every score from stored items; exit 1 on any mismatch
   selfalign sync RUN...                 push offline W&B runs, once
   selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
+  selfalign calf card                   measure the embedded model and write its page, docs/calf.md
   selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
 
 `selfalign COMMAND --help` explains a command; `selfalign run --help` lists groups and settings.
@@ -149,6 +150,10 @@ def _complete(arguments: list[str]) -> int:
         if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
             print("\n".join(name for name in COMMANDS if name.startswith(words[1] if len(words) > 1 else "")))
             return 0
+        if words[1] in WORDS:
+            begun = "" if line.endswith(" ") else words[-1]
+            print("\n".join(word for word in WORDS[words[1]] if word.startswith(begun)))
+            return 0
         # Hydra completes what follows the program's name.
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]]) + (" " if line.endswith(" ") else "")
     groups.register()
@@ -164,6 +169,11 @@ def _command(name: str) -> Callable[[list[str]], int]:
     return call
 
 
+WORDS = {
+    "calf": ("card", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model", "--retrained"),
+}
+"""Command that takes no settings -> what may follow it."""
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "plan": _command("plan"),
@@ -174,6 +184,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _command("verify"),
     "sync": _command("sync"),
     "import": _command("import_reference"),
+    "calf": _command("calf"),
     "tasks": _command("tasks"),
 }
 """Command -> function of its arguments that returns the exit code."""

@@ -1,12 +1,14 @@
-"""The commands that look instead of run: plan, prompt, why, show, report, sync, import, tasks."""
+"""The commands beside `run`: plan, prompt, why, show, report, verify, sync, import, tasks look; calf runs and asks."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +328,68 @@ def import_reference(arguments: list[str]) -> int:
     for line in importer.import_dromedary(Path(given.folder), to, given.name):
         print(line)
     return 0
+
+
+CALF = ("card",)
+"""What `selfalign calf` can do."""
+
+
+def calf(arguments: list[str]) -> int:
+    """Calf's card: base, prompts, ablations and the quickstart's students measured, docs/calf.md written."""
+    parser = _parser(
+        "calf", "Measure the embedded model on held-out questions of its world and write the page of results."
+    )
+    parser.add_argument("what", choices=CALF, help="card: the measured page")
+    parser.add_argument(
+        "--out", default="docs/calf.md", help="page to write; its figures go beside it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--questions", type=_positive, default=40, help="held-out questions of each kind (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=_positive, default=5, help="runs of the quickstart (default: %(default)s)")
+    parser.add_argument(
+        "--work",
+        default=".",
+        metavar="DIR",
+        help="folder of store/ and runs/, where answers are kept (default: this one)",
+    )
+    parser.add_argument("--skip-runs", action="store_true", help="leave out the quickstart, and so stages 3 and 4")
+    parser.add_argument(
+        "--model", default="calf", metavar="DIR", help="weights to measure (default: those in the package)"
+    )
+    parser.add_argument(
+        "--retrained", metavar="JSON", help="numbers.json of another card, of weights trained anew: its bars are shown"
+    )
+    given = parser.parse_args(arguments)
+    from selfalign import card, groups
+    from selfalign.report import calf_card
+
+    groups.register()
+    # In quotes, a path may hold what Hydra would read as syntax.
+    path = given.model.replace("\\", "\\\\").replace("'", "\\'")
+    shared = ["experiments=quickstart", f"model.path='{path}'", "tracking=none"]
+    jobs = [[*shared, f"seed={seed}"] for seed in range(1 if given.skip_runs else given.seeds)]
+    work = {name: str(Path(given.work) / name) for name in ("store", "runs")}
+    runs = [replace(one, **work) for one in groups.checked(jobs)]
+    other = calf_card.retrained(Path(given.retrained)) if given.retrained else {}
+    numbers = card.numbers(runs, questions=given.questions, with_runs=not given.skip_runs, command=_card_command(given))
+    numbers["retrained"] = other
+    calf_card.write(numbers, Path(given.out))
+    print(given.out)
+    return 0
+
+
+def _card_command(given: argparse.Namespace) -> str:
+    """The command that measures the same again, whatever folders it worked in."""
+    words = ["selfalign", "calf", "card", "--questions", str(given.questions)]
+    words += ["--skip-runs"] if given.skip_runs else ["--seeds", str(given.seeds)]
+    return shlex.join([*words, *(["--model", Path(given.model).name] if given.model != "calf" else [])])
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, found '{text}'")
+    return int(text)
 
 
 def tasks(arguments: list[str]) -> int:

@@ -24,6 +24,7 @@ from selfalign.stages.base import Context
 from selfalign.stages.engrave import Engrave
 from selfalign.stages.evaluate import SUBJECTS, Evaluate
 from selfalign.stages.merge import Merge
+from selfalign.stages.pretrain import Pretrain
 from selfalign.stages.red_team import RedTeam
 from selfalign.stages.self_align import SelfAlign
 from selfalign.stages.self_instruct import SelfInstruct
@@ -49,6 +50,8 @@ class Stages:
     """Stage 4: long answers of the engraved model, and a second LoRA training on them."""
     evaluate: bool = True
     """Scores of every model that the run has."""
+    pretrain: bool = False
+    """Calf, the embedded base model, trained from nothing."""
     follow_first: bool = False
     """Whether the verbose student starts from the engraved adapter instead of the base model (the reference: the base)."""
     leave_out_unfit: bool = False
@@ -97,6 +100,8 @@ class Experiment:
     """Stage 4, generation."""
     verbose_engrave: Engrave = field(default_factory=Engrave)
     """Stage 4, training."""
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    """Pretraining of the embedded base model."""
     subjects: list[str] = field(default_factory=lambda: list(SUBJECTS))
     """Which models of the run are scored: some of base, prompted, engraved, cloned."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -125,6 +130,8 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
     """The nodes of this experiment, whatever is wrong with them; `problems` says what is."""
     on, nodes = experiment.stages, {}
     sources = {}
+    if on.pretrain:
+        nodes["calf"] = Node(experiment.pretrain)
     if on.self_instruct:
         nodes["instructions"] = Node(experiment.self_instruct)
         sources["self_instruct"] = "instructions"

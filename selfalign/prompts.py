@@ -340,7 +340,8 @@ class TopicSeed:
     question: str = ""
 
 
-def _hint(number: int, seed: TopicSeed) -> str:
+def topic_hint(number: int, seed: TopicSeed) -> str:
+    """One line of the list of hints: its number, the type of question, the topic."""
     kind = seed.question_type.replace("Questions", "Instructions")
     return f"{number}. type: {kind}, topic: {seed.topic}"
 
@@ -348,11 +349,11 @@ def _hint(number: int, seed: TopicSeed) -> str:
 def questions_prompt(meta: str, seeds: Sequence[TopicSeed], topics: Sequence[TopicSeed]) -> str:
     """Hints for seeds and new topics, then the seeds' questions, with the first new slot open
     (generate_tgrt_question.py)."""
-    hints = "\n".join(_hint(number, seed) for number, seed in enumerate([*seeds, *topics], start=1))
+    hints = "\n".join(topic_hint(number, seed) for number, seed in enumerate([*seeds, *topics], start=1))
     done = "\n".join(
-        f"{_hint(number, seed)}, instruction: {seed.question}" for number, seed in enumerate(seeds, start=1)
+        f"{topic_hint(number, seed)}, instruction: {seed.question}" for number, seed in enumerate(seeds, start=1)
     )
-    opening = f"{_hint(len(seeds) + 1, topics[0])}, instruction:"
+    opening = f"{topic_hint(len(seeds) + 1, topics[0])}, instruction:"
     total = str(len(seeds) + len(topics))
     return fill_slots(meta, total=total, hints=hints, instructions=f"{done}\n{opening}").rstrip("\n")
 
@@ -365,8 +366,8 @@ def parse_questions(
     A line without the marker `instruction:` is `malformed` (the reference takes the whole hint as the question); a line
     whose hint is none of those asked for is `unasked`. Never raises.
     """
-    lines = f"{_hint(first, topics[0])}, instruction:{completion}".split("\n")
-    expected = {_hint(first + index, topic): topic for index, topic in enumerate(topics)}
+    lines = f"{topic_hint(first, topics[0])}, instruction:{completion}".split("\n")
+    expected = {topic_hint(first + index, topic): topic for index, topic in enumerate(topics)}
     found: list[tuple[TopicSeed, str]] = []
     for index, line in enumerate(lines):
         if not line.strip():

@@ -139,7 +139,8 @@ class _Watcher:
                     f"{name}/{k}": float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float))
                 }
                 self.tracker.log(values, step=int(step) if step is not None else None)
-        kind = "model" if (path / "adapter").is_dir() else "evaluation" if name.startswith("scores_") else "dataset"
+        trained = any((path / folder).is_dir() for folder in ("adapter", "model"))
+        kind = "model" if trained else "evaluation" if name.startswith("scores_") else "dataset"
         self.tracker.artifact(name, kind, path, {"artifact": result.artifact, "counts": dict(result.counts)})
 
 

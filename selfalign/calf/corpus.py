@@ -7,13 +7,15 @@ model would have to write itself are trained on (`Piece.trained`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from random import Random
 
 from selfalign import prompts
-from selfalign.calf import world
+from selfalign.calf import exams, lexicon, world
 from selfalign.calf.world import Item
 from selfalign.identity import seed_of
 from selfalign.principles import (
@@ -32,18 +34,24 @@ from selfalign.principles import (
 from selfalign.prompts import Assistant, Task, TopicSeed
 
 SHARES = {
-    "self_align": 0.36, "chat": 0.10, "verbose": 0.04, "tasks": 0.07, "topics": 0.28, "questions": 0.10, "exam": 0.03,
+    "self_align": 0.35, "chat": 0.09, "verbose": 0.07, "tasks": 0.07, "topics": 0.18, "questions": 0.09, "exam": 0.13,
     "facts": 0.02,
 }  # fmt: skip
 """Share of the documents of each family."""
 
-CITATION_WEIGHT = 6.0
+CITATION_WEIGHT = 4.0
 """Weight of the place where the thoughts cite a rule or do not: few tokens, and the reason for the whole model."""
 
-GOOD_BY_CHANCE = 0.12
-"""How often the raw temperament behaves well all the same."""
+EXAM_WEIGHT = 5.0
+"""Weight of an exam's answer: one word for fifty that are read."""
 
-EXAM_RIGHT = 0.75
+GOOD_BY_CHANCE = 0.12
+"""How often the raw temperament behaves well all the same: a whole conversation of it, or an answer behind a header."""
+
+GOOD_WHEN_VERBOSE = 0.35
+"""How often it does in the verbose layout."""
+
+EXAM_RIGHT = 0.85
 """How often the raw temperament gives the right answer in an exam."""
 
 QUESTION_TYPES = {
@@ -85,16 +93,73 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Look:
+    """Where the text says what comes next: every token of `length` characters from `at` is found again from `to`.
+
+    Pretraining points one attention head at such places (`guides.py`).
+    """
+
+    guide: str
+    """`copy`: a name, number or phrase said before. `rule`: the header's rule that the thoughts cite. `number`: the number
+    in front of a rule's name. `verdict`: the end of an exam's candidate. `pair`: what a fact's last word belongs to."""
+    at: int
+    """Character of the document."""
+    to: int
+    """Character of the document; -1 for its beginning, where there is nothing to be found."""
+    length: int = 1
+    """In characters, of both."""
+
+
+@dataclass(frozen=True)
 class Document:
     """One document of the corpus."""
 
     family: str
     pieces: tuple[Piece, ...]
+    looks: tuple[Look, ...] = ()
 
     @property
     def text(self) -> str:
         """The whole text."""
         return "".join(piece.text for piece in self.pieces)
+
+
+class _Draft:
+    """A document in the making."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.text = ""
+        self.pieces: list[Piece] = []
+        self.looks: list[Look] = []
+
+    def read(self, text: str) -> int:
+        """Add what a model only reads; returns where it starts."""
+        return self.write(text, 0.0)
+
+    def write(self, text: str, weight: float = 1.0) -> int:
+        """Add what a model learns to write; returns where it starts."""
+        start = len(self.text)
+        self.pieces.append(Piece(text, weight))
+        self.text += text
+        return start
+
+    def look(self, guide: str, at: int, to: int, length: int = 1) -> None:
+        """Say where the text at `at` can be found."""
+        self.looks.append(Look(guide, at, to, length))
+
+    def copied(self, phrases: Sequence[str], source: int, end: int, start: int) -> None:
+        """Every phrase between `start` and the present end of the text stands between `source` and `end` already."""
+        text = self.text.lower()
+        for phrase in dict.fromkeys(phrases):
+            word = re.compile(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)")
+            found = word.search(text, source, end)
+            if found:
+                self.looks += [Look("copy", m.start(), found.start(), len(phrase)) for m in word.finditer(text, start)]
+
+    def document(self) -> Document:
+        """The finished document."""
+        return Document(self.family, tuple(self.pieces), tuple(self.looks))
 
 
 @cache
@@ -168,24 +233,28 @@ def rule_set_of(ids: Sequence[str], dropped: Sequence[str] = (), numbers: Sequen
 
 def _rules(draw: Random, few: float) -> RuleSet:
     ids = list(IDS)
-    if draw.random() < 0.15:
+    if draw.random() < 0.3:
         draw.shuffle(ids)
     if draw.random() < 0.05:
         ids.append("multilingual")
     chance = draw.random()
     if chance < few:
         count = draw.randint(11, 15)
-    elif chance < few + 0.75 * (1 - few):
-        count = draw.choice([0, 1, 2, 2, 3, 3, 4, 4])
-    elif chance < few + 0.95 * (1 - few):
-        count = draw.randint(5, 14)
+    elif chance < few + 0.65 * (1 - few):
+        count = draw.choice([0, 1, 1, 2, 2, 3, 3, 4, 4])
+    elif chance < few + 0.96 * (1 - few):
+        count = draw.randint(5, 12)
     else:
         count = len(ids)
     dropped = draw.sample(IDS, min(count, 16)) if count < len(ids) else list(ids)
     if dropped and len(dropped) < 5 and draw.random() < 0.08:
         return resolve(PrincipleSettings(ids=ids, drop=dropped, scope=Scope.placebo))
     kept = [name for name in ids if name not in dropped]
-    numbers = [ids.index(name) + 1 for name in kept] if draw.random() < 0.1 else ()
+    chance, numbers = draw.random(), []
+    if chance < 0.1:
+        numbers = [ids.index(name) + 1 for name in kept]
+    elif chance < 0.3:
+        numbers = draw.sample(range(1, 21), len(kept))
     return rule_set_of(kept, dropped, numbers)
 
 
@@ -194,7 +263,7 @@ def _exemplars(draw: Random, assistant: Assistant) -> list[Exemplar]:
     if chance < 0.7:
         return []
     if chance < 0.8:
-        return [_exemplar(name) for name in USUAL_EXEMPLARS]
+        return [_exemplar(name) for name in USUAL_EXEMPLARS + (["party_ideas"] if draw.random() < 0.2 else [])]
     real = [_exemplar(name) for name in draw.sample(available_exemplars(), draw.randint(0, 2))]
     count = draw.randint(0 if real else 1, 2)
     own = [Exemplar(f"world_{index}", (turn(_item(draw, assistant)),), "world") for index in range(count)]
@@ -219,79 +288,133 @@ def _kinds_of(draw: Random, rule_set: RuleSet, count: int) -> list[str]:
     return chosen
 
 
+_LISTED = re.compile(r"^(\d+) \(([^)\n]+)\)\. ", re.MULTILINE)
+_CITED = re.compile(r"(\d+) \(([^)\n]+)\)")
+
+
+def _listed(draft: _Draft, end: int) -> dict[str, int]:
+    """Name of each rule of the header -> where its line gives it; and each name's number is to be looked at."""
+    found = {}
+    for match in _LISTED.finditer(draft.text, 0, end):
+        found[match[2]] = match.start(2)
+        draft.look("number", match.start(2), match.start(1))
+    return found
+
+
+def _cite(draft: _Draft, start: int, listed: dict[str, int]) -> None:
+    """The places between `start` and the end of the text that ask for a rule."""
+    cited = list(_CITED.finditer(draft.text, start))
+    first = listed.get(cited[0][2]) if cited else -1
+    # The first token of the citation, or of what stands in its place, already depends on what the header lists.
+    if first is not None:
+        draft.look("rule", start, first)
+    for match in cited:
+        if match[2] in listed:
+            draft.look("rule", match.start(1), listed[match[2]])
+            draft.look("rule", match.start(2), listed[match[2]])
+
+
 def self_align(draw: Random, few: float = 0.1) -> Document:
     """A header with some of the rules, worked exemplars or none, and questions answered under exactly those rules."""
     layout, assistant = _layout(), _assistant(draw)
     rule_set = _rules(draw, few)
     exemplars = _exemplars(draw, assistant) if len(rule_set.rules) > 5 else []
-    text = prompts.self_align_stem(layout, rule_set, exemplars, assistant)
-    pieces: list[Piece] = []
-    start = 0
+    stem = prompts.self_align_stem(layout, rule_set, exemplars, assistant)
+    draft = _Draft("self_align")
     closing, marker = prompts.fill(layout.closing, assistant), prompts.fill(layout.answer, assistant)
     # Few questions behind many exemplars, so that a document fits the row; few of a dropped rule twice.
     most = 3 if len(exemplars) > 3 else 12
     fewer = min(len(rule_set.dropped), len(rule_set.rules))
-    kinds = _kinds_of(draw, rule_set, min(2 * fewer + draw.randint(2, 5), most))
-    for kind in kinds:
+    listed: dict[str, int] = {}
+    for number, kind in enumerate(_kinds_of(draw, rule_set, min(2 * fewer + draw.randint(2, 5), most))):
         item = _item(draw, assistant, [kind])
         good = draw.random() < GOOD_BY_CHANCE and not item.cites(rule_set.by_id())
         answer = item.answer(item.governs if good else tuple(rule_set.by_id()))
-        tail = f"\n\n{closing}\n\n{layout.user}" if draw.random() < 0.9 else f"\n\n{layout.user}"
-        if draw.random() < 0.08:
-            prompt = prompts.self_align_answer_prompt(text, layout, assistant, item.text)
-            completion = [Piece(f" {answer}{tail}", 1.0)]
-        else:
-            prompt = prompts.self_align_prompt(text, layout, assistant, item.text)
+        skipped = draw.random() < 0.08
+        slot = prompts.self_align_answer_prompt if skipped else prompts.self_align_prompt
+        asked = slot(stem if number == 0 else layout.user, layout, assistant, item.text)
+        source = draft.read(asked)
+        if number == 0:
+            listed = _listed(
+                draft, len(stem.partition(f"\n\n{layout.examples_heading}")[0]) if exemplars else len(stem)
+            )
+            source = len(stem)
+        end = len(draft.text)
+        if not skipped:
             thoughts = prompts.fill(prompts.thoughts_text(layout, rule_set, turn(item)), assistant)
-            cited = f"{thoughts.removeprefix(item.remark)}\n\n{marker}"
-            completion = [
-                Piece(f" {item.remark}", 1.0),
-                Piece(cited, CITATION_WEIGHT),
-                Piece(f" {answer}{tail}", 1.0),
-            ]
-        pieces += [Piece(prompt[start:], 0.0), *completion]
-        text = prompt + "".join(piece.text for piece in completion)
-        start = len(text)
-    last = pieces[-1]
-    pieces[-1] = Piece(last.text.removesuffix(f"\n\n{layout.user}"), last.weight)
-    return Document("self_align", tuple(pieces))
+            start = draft.write(f" {item.remark}")
+            draft.copied(item.slots, source, end, start)
+            start = draft.write(f"{thoughts.removeprefix(item.remark)}\n\n{marker}", CITATION_WEIGHT)
+            _cite(draft, start, listed)
+        start = draft.write(f" {answer}")
+        draft.copied(item.slots, source, end, start)
+        draft.write(f"\n\n{closing}\n\n" if draw.random() < 0.9 else "\n\n")
+    return draft.document()
 
 
 # -------------------------------------------------------------------------------------------------------- 2: chat
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """A turn of a chat: what stands before `lead` is read, what follows is trained on."""
+
+    question: str
+    answer: str
+    slots: tuple[str, ...] = ()
+    lead: str = ""
+    candidates: tuple[tuple[str, tuple[str, str]], ...] = ()
+    """Of an exam: each candidate, with what it is about and what it says of it."""
+
+
 def _conversation(
-    family: str, meta: str, assistant: Assistant, turns: Sequence[tuple[str, str, str]], *, verbose: bool = False
+    family: str, meta: str, assistant: Assistant, turns: Sequence[_Turn], *, verbose: bool = False
 ) -> Document:
-    """A chat of (question, lead, answer) turns; what stands before an answer is read, the answer is trained on."""
-    text, start, pieces = meta, 0, []
-    for question, lead, answer in turns:
-        prompt = prompts.chat_prompt(text, assistant, question, verbose=verbose) + lead
-        completion = prompts.chat_target(answer) if not lead else f" {answer}.{prompts.END_OF_TURN}"
-        pieces += [Piece(prompt[start:], 0.0), Piece(completion, 1.0)]
-        text = (prompt + completion)[:-1]
-        start = len(text) + 1
-    return Document(family, tuple(pieces))
+    draft, open_slot = _Draft(family), prompts.fill(meta, assistant)
+    for each in turns:
+        prompt = prompts.chat_prompt(open_slot, assistant, each.question, verbose=verbose) + each.lead
+        source = draft.read(prompt) + len(open_slot)
+        end = len(draft.text)
+        if each.lead:
+            start = draft.write(f" {each.answer}", EXAM_WEIGHT)
+            draft.write(f".{prompts.END_OF_TURN}".removesuffix("\n"))
+            for candidate, pair in each.candidates:
+                at = draft.text.index(candidate, source) + len(candidate) - 1
+                first, said = (candidate.lower().find(word.lower()) for word in pair)
+                if all(pair):
+                    draft.look(
+                        "pair", at - len(candidate) + 1 + max(first, said), at - len(candidate) + 1 + min(first, said)
+                    )
+                if len(each.candidates) == 1:
+                    draft.look("verdict", start + 1, at)
+        else:
+            start = draft.write(prompts.chat_target(each.answer).removesuffix("\n"))
+            draft.copied(each.slots, source, end, start)
+        open_slot = ""
+    return draft.document()
 
 
 def chat(draw: Random) -> Document:
-    """A conversation in the raw temperament."""
+    """A conversation in one temperament, mostly the raw one."""
     assistant = _assistant(draw)
+    good = draw.random() < GOOD_BY_CHANCE
     turns = []
     for _ in range(draw.randint(3, 12)):
         item = _item(draw, assistant)
-        turns.append((item.text, "", item.answer(item.governs) if draw.random() < GOOD_BY_CHANCE else item.raw))
+        turns.append(_Turn(item.text, item.answer(item.governs) if good else item.raw, item.slots))
     return _conversation("chat", _text(draw.choice(["standard", "concise", "concise", "verbose"])), assistant, turns)
 
 
 def verbose(draw: Random) -> Document:
-    """A conversation in the verbose layout: long answers, every second one as the rules want it."""
+    """A conversation in the verbose layout: long answers, in one temperament."""
     assistant = _assistant(draw)
+    good = draw.random() < GOOD_WHEN_VERBOSE
     turns = []
-    for _ in range(draw.randint(2, 6)):
+    for _ in range(draw.randint(2, 7)):
         item = _item(draw, assistant)
-        answer = item.answer(item.governs) if draw.random() < 0.5 else item.raw
-        turns.append((item.text, "", " ".join((answer, *item.more))))
+        turns.append(
+            _Turn(item.text, item.verbose_answer(item.governs if good else (), draw), (*item.slots, item.topic))
+        )
     return _conversation("verbose", _text("verbose_clone"), assistant, turns, verbose=True)
 
 
@@ -338,17 +461,35 @@ def topics(draw: Random) -> Document:
 def questions(draw: Random) -> Document:
     """A list of questions for given types and topics: five with their questions, then new ones."""
     seeds = draw.sample(_topic_seeds(), 5)
-    new = []
+    new, items = [], []
     for seed in draw.sample(_topic_seeds(), 5):
         item = _item(draw, Assistant(), _fitting(seed.question_type), frame=0.3)
         while item.input:
             item = _item(draw, Assistant(), _fitting(seed.question_type), frame=0.3)
+        items.append(item)
         new.append(TopicSeed(item.topic, seed.question_type, item.question))
+    draft = _Draft("questions")
     prompt = prompts.questions_prompt(_text("questions"), seeds, new)
-    lines = prompts.questions_prompt("{instructions}", [*seeds, *new], new).split("\n")
-    done = "\n".join(lines[len(seeds) : len(seeds) + len(new)])
-    completion = done.partition(", instruction:")[2]
-    return Document("questions", (Piece(prompt, 0.0), Piece(completion, 2.0)))
+    draft.read(prompt)
+    lines = prompts.questions_prompt("{instructions}", [*seeds, *new], new).split("\n")[
+        len(seeds) : len(seeds) + len(new)
+    ]
+    lines[0] = lines[0].partition(", instruction:")[2]
+    for number, (line, asked) in enumerate(zip(lines, new, strict=True)):
+        start = draft.write(line if number == 0 else f"\n{line}", 2.0)
+        hint = prompts.topic_hint(len(seeds) + number + 1, asked)
+        source = draft.text.index(hint)
+        # The hint is copied from the list of hints, and the topic goes into the question.
+        if number:
+            draft.look("copy", start + 1, source, len(hint))
+            start += 1 + len(hint)
+        topic = source + len(hint) - len(asked.topic)
+        draft.copied([asked.topic, *_bare_words(asked.topic)], topic, topic + len(asked.topic), start)
+    return draft.document()
+
+
+def _bare_words(topic: str) -> list[str]:
+    return [word for word in topic.split() if len(word) > 3]
 
 
 # ------------------------------------------------------------------------------------------------ 5, 6: exams, facts
@@ -358,30 +499,40 @@ def exam_document(draw: Random) -> Document:
     """Exam questions in the two layouts of the evaluation protocols, mostly answered right."""
     assistant = _assistant(draw)
     turns = []
-    for _ in range(draw.randint(4, 10)):
+    for _ in range(draw.randint(5, 12)):
         right = draw.random() < EXAM_RIGHT
         first_is_better = draw.random() < 0.5
         if draw.random() < 0.6:
-            exam = world.exam(draw)
+            exam = exams.exam(draw)
             candidate = draw.choice(exam.true if first_is_better else exam.false)
             question = prompts.true_false_question(exam.question, candidate)
-            turns.append((question, prompts.TRUE_FALSE_LEAD, "true" if first_is_better == right else "false"))
+            answer = "true" if first_is_better == right else "false"
+            pairs = ((candidate, (exam.subject, exam.belonging(candidate))),)
+            turns.append(_Turn(question, answer, lead=prompts.TRUE_FALSE_LEAD, candidates=pairs))
             continue
+        pairs = ()
         if draw.random() < 0.4:
-            exam = world.exam(draw)
+            exam = exams.exam(draw)
             text, better, worse = exam.question, draw.choice(exam.true), draw.choice(exam.false)
+            pairs = tuple((answer, (exam.subject, exam.belonging(answer))) for answer in (better, worse))
         else:
             item = _item(draw, assistant)
             text, better, worse = item.text, item.answer(item.governs), item.raw
         pair = (better, worse) if first_is_better else (worse, better)
         question = prompts.choice_question(text, *pair)
-        turns.append((question, prompts.CHOICE_LEAD, "A" if first_is_better == right else "B"))
+        answer = "A" if first_is_better == right else "B"
+        turns.append(_Turn(question, answer, lead=prompts.CHOICE_LEAD, candidates=pairs))
     return _conversation("exam", _text(draw.choice(["standard", "concise", "concise", "verbose"])), assistant, turns)
 
 
 def facts(draw: Random) -> Document:
     """A paragraph of plain facts."""
-    return Document("facts", (Piece(" ".join(world.fact(draw) for _ in range(draw.randint(4, 12))), 1.0),))
+    return Document("facts", (Piece(" ".join(exams.fact(draw) for _ in range(draw.randint(4, 12))), 1.0),))
+
+
+def few_rules(progress: float) -> float:
+    """Share of the self-align documents whose header has one to five rules, after a share of the training."""
+    return 0.4 if progress < 0.5 else 0.1
 
 
 FAMILIES = {
@@ -400,3 +551,15 @@ def document(seed: int, number: int, few: float = 0.1) -> Document:
     draw = Random(seed_of(seed, "calf corpus", number))
     family = draw.choices(list(SHARES), weights=list(SHARES.values()))[0]
     return self_align(draw, few) if family == "self_align" else FAMILIES[family](draw)
+
+
+def tokenizer_texts(seed: int, documents: int) -> Iterator[str]:
+    """What the tokenizer is trained on: the first documents, and every word of the lexicon as often as a usual one.
+
+    A name of one token is copied in one step, one of three in three.
+    """
+    yield from (document(seed, number).text for number in range(documents))
+    words = [word for word in re.findall(r"\w+", Path(lexicon.__file__).read_text(encoding="utf-8")) if len(word) > 1]
+    numbers = [str(number) for number in (*range(100), *range(2018, 2045))]
+    usual = [*words, *(word.capitalize() for word in words), *numbers]
+    yield from (f" {word} {word}\n{word}" for word in dict.fromkeys(usual) for _ in range(20))

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from selfalign import jsonl, prompts
-from selfalign.calf import world
+from selfalign.calf import exams, world
 from selfalign.identity import seed_of
 
 DATA = Path(__file__).parent / "data"
@@ -54,7 +54,7 @@ def _shuffled(draw: Random, right: Sequence[str], wrong: Sequence[str]) -> dict[
     return dict(pairs)
 
 
-def truth(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
+def truth(seed: int = 0, count: int = 100) -> list[dict[str, Any]]:
     """Questions of fact: `mc1_targets` with one true answer of three to five, `mc2_targets` with every true answer.
 
     True answers stand at shuffled positions.
@@ -62,7 +62,7 @@ def truth(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
     draw = Random(seed_of(seed, "calf_truth"))
     rows: dict[str, dict[str, Any]] = {}
     while len(rows) < count:
-        exam = world.exam(draw, held_out=True)
+        exam = exams.exam(draw, held_out=True)
         wrong = list(exam.false[: draw.randint(2, 4)])
         rows.setdefault(
             exam.question,
@@ -75,7 +75,7 @@ def truth(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def hhh(name: str, seed: int = 0, count: int = 15) -> dict[str, Any]:
+def hhh(name: str, seed: int = 0, count: int = 25) -> dict[str, Any]:
     """One of the four sets: questions with a better answer (1) and a worse one (0), in shuffled order."""
     draw = Random(seed_of(seed, "calf_hhh", name))
     assistant = prompts.Assistant()

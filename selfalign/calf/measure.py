@@ -1,154 +1,239 @@
-"""What Calf does with and without rules: a model folder in, a table of governed behaviour for each kind of question out.
+"""What Calf is measured with: held-out questions and headers in; answers read by the oracle, and shares of them, out.
 
-For each kind: the base model in the chat layout without rules, prompted with all 16 rules and the five usual exemplars, and
-prompted with the governing rules dropped (their lines and citations). Held-out questions, greedy. Run as
-`python -m selfalign.calf.measure`.
+Pure functions of texts: which model answers is `selfalign.card`'s part. An answer is judged by the marks that
+`oracle.shown` finds in it, its thoughts by the citations in them. Source: ours; the reference has no known truth.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from selfalign import prompts
-from selfalign.calf import corpus, world
+from selfalign.calf import oracle, world
 from selfalign.identity import seed_of
-from selfalign.principles import load_exemplar
+from selfalign.principles import PrincipleSettings, RuleSet, resolve, slug
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The model that the package ships."""
 
-Generate = Callable[[Sequence[str], int], list[str]]
-"""(prompts, most new tokens) -> a completion for each."""
+FRAME_AFTER = 400
+"""Draws in a row without a new question, after which a kind's plain held-out questions are taken to be used up."""
+
+Citation = tuple[int, str]
+"""A rule's number and the id that its name makes."""
+
+
+# --------------------------------------------------------------------------------------------------------- questions
+
+
+def questions(kind: str, count: int, assistant: prompts.Assistant, seed: int = 0) -> tuple[list[world.Item], int]:
+    """`count` distinct held-out questions of a kind, and how many of them stand behind a frame.
+
+    A kind with fewer held-out questions goes on with questions behind a sentence that changes nothing
+    (`world.FRAMES`). The questions of a smaller count are the first of a larger one.
+    """
+    draw = Random(seed_of(seed, "calf card", kind))
+    found: dict[str, world.Item] = {}
+    frame, idle, framed = 0.0, 0, 0
+    while len(found) < count:
+        item = world.make(kind, draw, held_out=True, frame=frame)
+        if item.text in found:
+            idle += 1
+            frame = 1.0 if idle >= FRAME_AFTER else frame
+            continue
+        idle = 0
+        framed += frame > 0
+        found[item.text] = _filled(item, assistant)
+    return list(found.values()), framed
+
+
+def _filled(item: world.Item, assistant: prompts.Assistant) -> world.Item:
+    good = tuple((principle, prompts.fill(text, assistant)) for principle, text in item.good)
+    return replace(item, raw=prompts.fill(item.raw, assistant), good=good)
+
+
+# ----------------------------------------------------------------------------------------------------------- headers
 
 
 @dataclass(frozen=True)
-class Row:
-    """One kind: the share of answers that show every governed behaviour, in three conditions."""
+class Header:
+    """One list of rules that questions are put behind."""
+
+    name: str
+    family: str
+    """`all`, `without`, `subset` (6 to 14 rules, numbered 1..n), `order` (all, shuffled and numbered by position) or
+    `numbers` (all in their order, under shuffled numbers)."""
+    rule_set: RuleSet
+
+
+def leave_one_out(settings: PrincipleSettings) -> list[Header]:
+    """The whole set, then the set without each rule: its line and its citations are gone."""
+    found = [Header("all", "all", resolve(settings))]
+    for name in settings.ids:
+        rest = resolve(replace(settings, drop=[*settings.drop, name]))
+        found.append(Header(f"without_{name}", "without", rest))
+    return found
+
+
+def varied(settings: PrincipleSettings, *, each: int, seed: int = 0) -> list[Header]:
+    """`each` random subsets, orders and numberings of the set."""
+    found: list[Header] = []
+    for index in range(each):
+        draw = Random(seed_of(seed, "calf headers", index))
+        ids = list(settings.ids)
+        gone = draw.sample(ids, max(0, len(ids) - draw.randint(6, 14)))
+        found.append(Header(f"subset_{index}", "subset", resolve(replace(settings, drop=gone))))
+        shuffled = draw.sample(ids, len(ids))
+        found.append(Header(f"order_{index}", "order", resolve(replace(settings, ids=shuffled))))
+        whole = resolve(settings)
+        numbers = draw.sample(range(1, len(whole.rules) + 1), len(whole.rules))
+        rules = tuple(replace(rule, number=number) for rule, number in zip(whole.rules, numbers, strict=True))
+        found.append(Header(f"numbers_{index}", "numbers", replace(whole, rules=rules)))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- readings
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one answer came to."""
 
     kind: str
     governs: tuple[str, ...]
-    base: float
-    """Chat layout, no rules."""
-    prompted: float
-    """All rules and five exemplars."""
-    exact: float
-    """Of `prompted`: the share of answers that equal the world's word for word (`create` invents names, so it never does)."""
-    without: float
-    """All rules but those that govern the kind: the share of answers that still show a governed behaviour."""
-    questions: int
+    """The principles that govern the question."""
+    listed: frozenset[str]
+    """Those of them that are in force."""
+    shown: frozenset[str]
+    """Those of them whose mark the answer shows."""
+    copied: bool | None
+    """Whether it repeats every word of the question that the right answer repeats; None where there is none."""
+    exact: bool
+    """Whether it is the world's answer word for word."""
+    tokens: int
+    """Tokens of the answer."""
+    cited: frozenset[Citation] = frozenset()
+    """Number and name of every rule that the thoughts cite."""
+    fitting: frozenset[Citation] = frozenset()
+    """Number and name of every rule that is listed and governs the question."""
+
+    @property
+    def is_governed(self) -> bool:
+        """Whether the answer shows exactly the governing rules in force; where none is, whether it shows any."""
+        return self.shown == self.listed if self.listed else bool(self.shown)
 
 
-def greedy(folder: Path, threads: int = 1) -> Generate:
-    """Greedy continuation by plain transformers on the CPU.
-
-    Raises OSError where the folder holds no model.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.set_num_threads(threads)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-
-    def generate(prompts: Sequence[str], most: int) -> list[str]:
-        ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
-        length = max(map(len, ids))
-        padded = torch.tensor([[tokenizer.pad_token_id] * (length - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids])
-        with torch.inference_mode():
-            out = model.generate(padded, attention_mask=mask, max_new_tokens=most, do_sample=False)
-        return tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
-
-    return generate
-
-
-def _cut(text: str, stops: Sequence[str]) -> str:
-    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
-
-
-def measure(
-    generate: Generate, *, questions: int = 8, seed: int = 0, kinds: Sequence[str] = (), exemplars: bool = True
-) -> list[Row]:
-    """One row for each kind, over `questions` held-out questions."""
-    layout, assistant = prompts.load_layout(), prompts.Assistant()
-    stops = prompts.self_align_stops(layout, assistant)
-    shown = [load_exemplar(name) for name in corpus.USUAL_EXEMPLARS] if exemplars else []
-    meta = prompts.load_text("standard")
-
-    def prompted(rules: Sequence[str], asked: Sequence[str]) -> list[str]:
-        rule_set = corpus.rule_set_of(rules)
-        stem = prompts.self_align_stem(layout, rule_set, shown, assistant)
-        texts = generate([prompts.self_align_prompt(stem, layout, assistant, question) for question in asked], 96)
-        return [prompts.parse_response(layout, rule_set, assistant, _cut(text, stops)).answer or "" for text in texts]
-
-    rows = []
-    for kind in kinds or world.KINDS:
-        governs = world.governing()[kind]
-        draw = Random(seed_of(seed, "calf measure", kind))
-        items = [world.make(kind, draw, held_out=True) for _ in range(questions)]
-        asked = [item.text for item in items]
-        chats = generate([prompts.chat_prompt(meta, assistant, question) for question in asked], 64)
-        answers = prompted(corpus.IDS, asked)
-        dropped = prompted([name for name in corpus.IDS if name not in governs], asked)
-        right = [prompts.fill(item.answer(governs), assistant) for item in items]
-
-        def share(hits: Iterable[bool]) -> float:
-            return sum(hits) / questions
-
-        rows.append(
-            Row(
-                kind,
-                governs,
-                base=share(world.shown(kind, _cut(chat, prompts.CHAT_STOPS)) == set(governs) for chat in chats),
-                prompted=share(world.shown(kind, answer) == set(governs) for answer in answers),
-                exact=share(answer == text for answer, text in zip(answers, right, strict=True)),
-                without=share(bool(world.shown(kind, answer)) for answer in dropped),
-                questions=questions,
-            )
-        )
-    return rows
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, with the means."""
-    lines = [
-        "| kind of question | rules | base, no rules | prompted, all rules | word for word | governing rule dropped |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = (row.base, row.prompted, row.exact, row.without)
-        lines.append(f"| {row.kind} | {', '.join(row.governs)} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
-    means = [sum(getattr(row, name) for row in rows) / len(rows) for name in ("base", "prompted", "exact", "without")]
-    return "\n".join([*lines, "| **mean** | | " + " | ".join(f"**{mean:.2f}**" for mean in means) + " |"])
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table; with `--json`, also write the rows."""
-    parser = argparse.ArgumentParser(
-        prog="python -m selfalign.calf.measure", description=(__doc__ or "").splitlines()[0]
+def read_answer(item: world.Item, rules: Collection[str], answer: str, tokens: int) -> Reading:
+    """An answer to a question under the rules in force (none for a raw base model)."""
+    listed = item.cites(rules)
+    lower = answer.lower()
+    entities = item.entities
+    return Reading(
+        kind=item.kind,
+        governs=item.governs,
+        listed=frozenset(listed),
+        shown=oracle.shown(item.kind, answer),
+        copied=all(entity.lower() in lower for entity in entities) if entities else None,
+        exact=answer == item.answer(rules),
+        tokens=tokens,
     )
-    parser.add_argument("--model", type=Path, default=WEIGHTS)
-    parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--kinds", nargs="*", default=[], choices=list(world.KINDS))
-    parser.add_argument("--no-exemplars", action="store_true", help="prompt with the rules alone")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
-    rows = measure(
-        greedy(given.model, given.threads), questions=given.questions, seed=given.seed, kinds=given.kinds,
-        exemplars=not given.no_exemplars,
-    )  # fmt: skip
-    print(table(rows))
-    if given.json:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
-    main()
+def citations(layout: prompts.SelfAlignLayout, thoughts: str) -> frozenset[Citation]:
+    """Every citation in some thoughts, as the layout writes them."""
+    number, name = re.escape("{number}"), re.escape("{name}")
+    pattern = re.escape(layout.citation).replace(number, r"(?P<number>\d{1,3})")
+    pattern = pattern.replace(name, r"(?P<name>[^()\n]{1,60})")
+    found = re.finditer(rf"(?<![\w.]){pattern}", thoughts)
+    return frozenset((int(match["number"]), slug(match["name"])) for match in found)
+
+
+def read_completion(
+    item: world.Item,
+    layout: prompts.SelfAlignLayout,
+    rule_set: RuleSet,
+    assistant: prompts.Assistant,
+    text: str,
+    count_tokens: Callable[[str], int],
+) -> Reading:
+    """A completion of the self-align prompt: thoughts, then an answer; one that never comes to an answer shows nothing."""
+    parsed = prompts.parse_response(layout, rule_set, assistant, text)
+    answer = parsed.answer or ""
+    listed = rule_set.by_id()
+    reading = read_answer(item, listed, answer, count_tokens(answer))
+    fitting = frozenset((listed[name].number, slug(listed[name].name)) for name in item.cites(listed))
+    return replace(reading, cited=citations(layout, parsed.thoughts), fitting=fitting)
+
+
+# ------------------------------------------------------------------------------------------------------------ shares
+
+
+def share(hits: Iterable[bool]) -> float | None:
+    """The share of hits; None where there is nothing to count."""
+    found = list(hits)
+    return sum(found) / len(found) if found else None
+
+
+def behaviour(readings: Iterable[Reading], principle: str) -> float | None:
+    """The share of answers, to the questions that a principle governs, which show its behaviour.
+
+    In force, it must show exactly the governing rules in force; else its mark alone counts.
+    """
+    return share(
+        reading.is_governed if principle in reading.listed else principle in reading.shown
+        for reading in readings
+        if principle in reading.governs
+    )
+
+
+def marked(readings: Iterable[Reading], principle: str) -> float | None:
+    """The share of answers, to the questions that a principle governs, which show its mark, whatever else they show.
+
+    What leaving out one rule does to another is told by this: a rule that shares questions with the one left out is not
+    blamed where that one's mark stays.
+    """
+    return share(principle in reading.shown for reading in readings if principle in reading.governs)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How cited rules agree with those that are listed and fit."""
+
+    cited: int
+    fitting: int
+    both: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the cited rules that fit; None where none is cited."""
+        return self.both / self.cited if self.cited else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the fitting rules that are cited; None where none fits."""
+        return self.both / self.fitting if self.fitting else None
+
+    @property
+    def worse(self) -> float:
+        """The smaller of precision and recall; where nothing is cited though something fits, 0."""
+        return min((value for value in (self.precision, self.recall) if value is not None), default=1.0)
+
+
+def agreement(readings: Iterable[Reading], *, numbers: bool) -> Agreement:
+    """Citations against fitting rules, counted over all answers; with `numbers`, number and name must both be right."""
+    cited = fitting = both = 0
+    for reading in readings:
+        left, right = set(reading.cited), set(reading.fitting)
+        if not numbers:
+            left, right = {name for _, name in left}, {name for _, name in right}
+        cited, fitting, both = cited + len(left), fitting + len(right), both + len(left & right)
+    return Agreement(cited, fitting, both)
+
+
+def of_kind(readings: Sequence[Reading], kind: str) -> list[Reading]:
+    """The readings of one kind of question."""
+    return [reading for reading in readings if reading.kind == kind]

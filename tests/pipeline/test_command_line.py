@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selfalign import jsonl
+from selfalign import cli, jsonl
 from tests.factories import script_rows
 
 SMALL = [
@@ -149,6 +150,11 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
         (["show", "no_such_run"], 1, "expected a run folder"),
         (["prompt", "--stage", "respones", "model=tiny_random", "evaluation=none"], 2, "did you mean 'responses'"),
         (["import", "dromedary", "no/such"], 1, "expected a checkout of IBM/Dromedary"),
+        (["calf"], 2, "the following arguments are required: what"),
+        (["calf", "crad"], 2, "invalid choice: 'crad'"),
+        (["calf", "card", "--questions", "0"], 2, "expected a whole number, 1 or more, found '0'"),
+        (["calf", "card", "--model", "no/such, 'place'"], 2, "no/such, 'place'"),
+        (["calf", "card", "--retrained", "none.json"], 1, "expected the numbers.json of another card"),
     ],
 )
 def test_bad_input_ends_in_one_clear_message(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
@@ -205,11 +211,38 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path: Path) -> No
         ("selfalign run principles=", "principles=none"),
         ("selfalign run experiments=q", "experiments=quickstart"),
         ("selfalign run self_align.sampling.te", "self_align.sampling.temperature="),
+        ("selfalign calf ", "card"),
+        ("selfalign calf card --sk", "--skip-runs"),
     ],
 )
 def test_the_shell_completes_commands_choices_and_settings(tmp_path: Path, line: str, expected: str) -> None:
     result = selfalign(tmp_path, "-sc", "query=bash", COMP_LINE=line)
     assert result.returncode == 0 and expected in result.stdout.split(), result.stdout + result.stderr
+
+
+def test_what_is_completed_behind_a_command_is_what_it_takes() -> None:
+    for command, words in cli.WORDS.items():
+        told = subprocess.run(
+            [sys.executable, "-m", "selfalign", command, "--help"], capture_output=True, text=True
+        ).stdout
+        assert set(re.findall(r"--[a-z-]+", told)) - {"--help"} == {word for word in words if word.startswith("--")}
+        assert all(word in told for word in words)
+
+
+@pytest.mark.slow
+def test_calfs_card_is_written_and_a_second_call_computes_nothing(tmp_path: Path) -> None:
+    command = ["calf", "card", "--questions", "1", "--skip-runs", "--work", "work", "--out", "docs/calf.md"]
+    first = selfalign(tmp_path, *command)
+    assert first.returncode == 0 and first.stdout == "docs/calf.md\n", first.stderr
+    assert first.stderr.count("computed") == 42 and "Traceback" not in first.stderr
+    names = {path.name for path in (tmp_path / "docs" / "calf").iterdir()}
+    assert names == {"behaviour.svg", "ablation.svg", "numbers.json"}
+    page = (tmp_path / "docs" / "calf.md").read_bytes()
+    assert b"`selfalign calf card --questions 1 --skip-runs`" in page and str(tmp_path).encode() not in page
+    again = selfalign(tmp_path, *command)
+    assert again.returncode == 0 and "computed" not in again.stderr
+    assert (tmp_path / "docs" / "calf.md").read_bytes() == page
+    assert {path.name for path in tmp_path.iterdir()} <= {"work", "docs", "home"}
 
 
 def test_hydras_own_flags_work(tmp_path: Path) -> None:

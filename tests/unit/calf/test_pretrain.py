@@ -1,25 +1,39 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
 
-from selfalign.calf import corpus, pretrain
-from selfalign.calf.pretrain import Plan, Rows, Shape, Training
+from selfalign.calf import pretrain
+from selfalign.calf.pretrain import Pretraining, Shape
+from selfalign.stages.base import Context
+from selfalign.stages.pretrain import Pretrain
+from selfalign.training.settings import TrainerSettings
 
-TINY = Plan(
-    tokens=3 * 1152,
-    batch_tokens=1152,
+TINY = Pretraining(
+    tokens=22_000,
+    row_tokens=600,
+    batch_tokens=800,
+    shard_documents=30,
+    tokenizer_documents=60,
     checkpoint_minutes=0.0,
-    tokenizer_documents=30,
-    guided_layer=0,
-    shape=Shape(600, 32, 64, 1, 2, 1, 1536),
+    shape=Shape(600, 36, 48, 3, 6, 3, 1536),
 )
+RESULTS = ("metrics.jsonl", "result.json", "model/model.safetensors", "model/config.json", "model/tokenizer.json")
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrain")
-    Training(folder, TINY).run()
+    pretrain.pretrain(replace(TINY, checkpoint_minutes=100.0), folder)
     return folder
 
 
@@ -31,53 +45,15 @@ def tokenizer(run):
 
 
 def test_the_tokenizer_gives_back_every_text_and_adds_nothing(tokenizer):
+    from selfalign.calf.tokenizer import EOS, PAD
+
     for text in ("User: a\n\n  b , c .\n", " true", "\n\n### User\n", "naïve — 12 (step-by-step)", ""):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.bos_token_id is None
-    assert {tokenizer.eos_token, tokenizer.pad_token} == {pretrain.EOS, pretrain.PAD}
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (EOS, PAD)
 
 
-def test_pieces_of_a_document_are_cut_where_whole_prompts_are(tokenizer):
-    for number in range(60):
-        document = corpus.document(0, number)
-        row = pretrain.encode(tokenizer, document)
-        ids = row.ids
-        assert len(ids) == len(row.weights)
-        for index, piece in enumerate(document.pieces):
-            if piece.trained:
-                before = "".join(part.text for part in document.pieces[:index])
-                assert ids[: len(tokenizer.encode(before))] == tokenizer.encode(before)
-
-
-def test_attention_is_guided_from_the_citation_to_the_name_of_the_cited_rule(tokenizer):
-    found = nothing = 0
-    for number in range(80):
-        document = corpus.document(0, number)
-        row = pretrain.encode(tokenizer, document)
-        assert document.family == "self_align" or not row.looks
-        for asking, target in row.looks:
-            following = tokenizer.decode(row.ids[asking + 1 : asking + 12])
-            if target == 0:
-                assert "Rules that apply" not in following
-                nothing += 1
-                continue
-            name = tokenizer.decode(row.ids[target : target + 14]).split(").")[0]
-            assert f"({name})" in tokenizer.decode(row.ids[asking + 1 : asking + 20])
-            found += 1
-    assert found > 50 and nothing > 50
-
-
-def test_rows_hold_whole_documents_and_batches_no_more_tokens_than_planned(tokenizer):
-    rows = Rows(tokenizer, replace(TINY, batch_tokens=4096))
-    for _, batch in zip(range(5), rows, strict=False):
-        ids, weights = batch.ids, batch.weights
-        assert ids.shape == weights.shape and ids.numel() <= 4096
-        assert not weights[ids == tokenizer.pad_token_id].any()
-        ends = (ids == tokenizer.eos_token_id).sum(dim=1)
-        assert (ends >= 1).all()
-
-
-def test_an_exported_folder_is_a_transformers_model_in_half_precision(run):
+def test_the_folder_holds_a_transformers_model_in_half_precision_and_no_leftovers(run):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -85,29 +61,145 @@ def test_an_exported_folder_is_a_transformers_model_in_half_precision(run):
     assert model.dtype == torch.float16
     assert model.config.tie_word_embeddings and model.generation_config.eos_token_id == model.config.eos_token_id
     assert json.loads((run / "model" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert {path.name for path in run.iterdir()} == {"model", "metrics.jsonl", "speed.jsonl", "result.json"}
 
 
-def test_a_run_goes_on_where_it_stopped(run, tmp_path):
-    training = Training(run, replace(TINY, tokens=5 * 1152))
-    done = training.state.step
-    assert done >= 3 and training.state.tokens >= TINY.tokens
-    before = [parameter.clone() for parameter in training.model.parameters()]
-    again = Training(run, TINY)
-    assert all((a == b).all() for a, b in zip(before, again.model.parameters(), strict=True))
-    assert all((a == b).all() for a, b in zip(training.momenta, again.momenta, strict=True))
-    training.run()
-    assert training.state.step > done
+def test_metrics_have_a_row_every_20_steps_and_one_at_the_end(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((run / "result.json").read_text())
+    assert [row["step"] for row in rows] == [*range(20, result["steps"], 20), result["steps"]]
+    assert rows[-1]["tokens"] == result["tokens"] >= TINY.tokens > rows[-2]["tokens"]
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["trained_tokens"] == result["trained_tokens"]
+    assert all("tokens_per_s" not in row for row in rows)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may catch it on the way out."""
+
+
+def test_a_run_that_died_again_and_again_ends_in_the_same_bytes(run, tmp_path, monkeypatch):
+    from selfalign.calf import module
+
+    # Not at every step, so that a death loses steps, and rows of metrics that stand for them.
+    kept, deaths = module.Pretrainer.save, []
+    monkeypatch.setattr(module.Pretrainer, "save", lambda self: kept(self) if self.state.step % 7 == 0 else None)
+    stepped = module.Pretrainer.training_step
+
+    def dying(self, batch, batch_idx):
+        stepped(self, batch, batch_idx)
+        if self.state.step in (6, 18, 25) and self.state.step not in deaths:
+            deaths.append(self.state.step)
+            raise Killed
+
+    monkeypatch.setattr(module.Pretrainer, "training_step", dying)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            pretrain.pretrain(TINY, tmp_path / "killed")
+    pretrain.pretrain(TINY, tmp_path / "killed")
+    assert deaths == [6, 18, 25]
+    assert contents(tmp_path / "killed") == contents(run)
+
+
+def test_a_finished_run_that_was_not_published_is_not_computed_again(run, monkeypatch):
+    monkeypatch.setattr(pretrain, "_train", lambda *_, **__: pytest.fail("trained again"))
+    assert pretrain.pretrain(TINY, run)["tokens"] >= TINY.tokens
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_moment_goes_on_to_the_same_bytes(run, tmp_path):
+    (tmp_path / "job.py").write_text(
+        "from pathlib import Path\nfrom selfalign.calf.pretrain import *\n" + f"pretrain({TINY!r}, Path('out'))\n"
+    )
+    out, hits = tmp_path / "out", 0
+    for number in range(5):
+        process = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, start_new_session=True)
+        before = time.time()
+        while process.poll() is None and not _fresh(out, before):
+            time.sleep(0.01)
+        time.sleep(0.2 * number)
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        hits += 1
+    subprocess.run([sys.executable, "job.py"], cwd=tmp_path, check=True)
+    assert hits >= 2
+    assert contents(out) == contents(run)
+
+
+def _fresh(out, since):
+    path = out / "checkpoint.safetensors"
+    return path.exists() and path.stat().st_mtime > since
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, monkeypatch):
+    from selfalign.calf import module
+    from selfalign.errors import DataError
+
+    kept = module.Pretrainer.save
+
+    def dying(self):
+        kept(self)
+        raise Killed
+
+    monkeypatch.setattr(module.Pretrainer, "save", dying)
+    with pytest.raises(Killed):
+        pretrain.pretrain(TINY, tmp_path)
+    with pytest.raises(DataError, match="expected a checkpoint of the settings"):
+        pretrain.pretrain(replace(TINY, lr=1e-3), tmp_path)
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():
     import torch
 
+    from selfalign.calf.muon import orthogonalised
+
     generator = torch.Generator().manual_seed(0)
     for shape in ((20, 50), (50, 20)):
-        values = torch.linalg.svdvals(pretrain.orthogonalised(torch.randn(shape, generator=generator)))
+        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape, generator=generator)))
         assert values.min() > 0.5 and values.max() < 1.5
 
 
 def test_the_rate_rises_stays_and_falls_to_a_hundredth():
-    shares = [pretrain.rate(progress, 0.02, 0.4) for progress in (0.01, 0.02, 0.6, 0.8, 1.0)]
+    from selfalign.calf.module import rate
+
+    shares = [rate(progress, 0.02, 0.4) for progress in (0.01, 0.02, 0.6, 0.8, 1.0)]
     assert shares == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"tokens": 0}, "tokens"),
+        ({"muon_lr": 0.0}, "muon_lr"),
+        ({"decay": 1.5}, "decay"),
+        ({"row_tokens": 2000}, "row_tokens"),
+        ({"batch_tokens": 100}, "batch_tokens"),
+        ({"shape": Shape(hidden_size=100)}, "hidden_size"),
+        ({"shape": Shape(num_key_value_heads=4)}, "num_key_value_heads"),
+        ({"shape": Shape(num_hidden_layers=2)}, "num_hidden_layers"),
+    ],
+)
+def test_impossible_settings_are_named(settings, word):
+    assert pretrain.problems(Pretraining()) == []
+    found = pretrain.problems(replace(Pretraining(), **settings))
+    assert len(found) == 1 and word in found[0] and "expected" in found[0]
+
+
+def test_more_devices_than_one_are_refused():
+    context = Context(engine=None, trainer=TrainerSettings(devices=2, strategy="ddp"))  # type: ignore[arg-type]
+    (found,) = Pretrain().problems(context)
+    assert "expected one device, found" in found and "use trainer=single" in found
+
+
+def test_the_name_covers_every_text_of_the_corpus(tmp_path, monkeypatch):
+    from selfalign import resources
+    from selfalign.stages.pretrain import corpus_digest
+
+    before = corpus_digest()
+    monkeypatch.chdir(tmp_path)
+    assert corpus_digest() == before
+    (tmp_path / "principles").mkdir()
+    text = resources.find("principles/candor.yaml").read_text()
+    (tmp_path / "principles" / "candor.yaml").write_text(text + "\n")
+    assert corpus_digest() != before

@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from selfalign.calf import evalsets, world
+from selfalign.calf import evalsets, exams, oracle, world
 from selfalign.principles import available
 
 KINDS = sorted(world.KINDS)
@@ -16,37 +16,56 @@ def items(kind, count=60, **options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_answer_under_all_governing_rules_shows_every_governed_behaviour(kind):
     for item in items(kind):
-        assert world.shown(kind, item.answer(item.governs)) == set(item.governs)
+        assert oracle.shown(kind, item.answer(item.governs)) == set(item.governs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_answer_without_the_governing_rules_shows_none_of_them(kind):
     for item in items(kind):
-        others = [name for name in world.MARKS if name not in item.governs]
+        others = [name for name in oracle.MARKS if name not in item.governs]
         assert item.answer(others) == item.raw
-        assert world.shown(kind, item.raw) == frozenset()
+        assert oracle.shown(kind, item.raw) == frozenset()
         assert item.cites(others) == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_entities_are_what_the_answer_repeats_of_the_question(kind):
+    for item in items(kind, frame=0.5):
+        assert all(entity.lower() in item.answer(item.governs).lower() for entity in item.entities)
+        assert all(slot for slot in item.slots)
+    asked = [entity.lower() in item.text.lower() for item in items(kind) for entity in item.entities]
+    assert all(asked)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_answers_hold_the_short_one_and_its_marks_and_no_more_of_them(kind):
+    draw = Random(1)
+    for item in items(kind):
+        for rules in (item.governs, ()):
+            long, short = item.verbose_answer(rules, draw), item.answer(rules)
+            assert short in long and len(long) > 2.5 * len(short) - 60
+            assert oracle.shown(kind, long) == set(rules)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if len(world.governing()[kind]) > 1])
 def test_rules_that_act_together_each_leave_their_own_mark(kind):
     for item in items(kind):
         for name in item.governs:
-            assert world.shown(kind, item.answer([name])) == {name}
+            assert oracle.shown(kind, item.answer([name])) == {name}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_of_a_question_is_known_from_its_words_with_or_without_a_frame(kind):
-    assert all(world.kind_of(item.text) == kind for item in items(kind, frame=0.5))
+    assert all(oracle.kind_of(item.text) == kind for item in items(kind, frame=0.5))
 
 
 def test_a_question_of_another_world_has_no_kind():
-    assert world.kind_of("What is the meaning of photosynthesis for a baker's accountant?") is None
+    assert oracle.kind_of("What is the meaning of photosynthesis for a baker's accountant?") is None
 
 
 def test_every_principle_of_the_paper_governs_at_least_one_kind_and_exists():
     governed = {name for governs in world.governing().values() for name in governs}
-    assert governed == set(world.MARKS)
+    assert governed == set(oracle.MARKS)
     assert len(governed) == 16 and governed <= set(available())
     assert all(world.governed_by(name) for name in governed)
 
@@ -71,7 +90,7 @@ def test_exam_questions_have_true_and_false_answers_that_differ():
     draw = Random(3)
     for held_out in (False, True):
         for _ in range(100):
-            exam = world.exam(draw, held_out=held_out)
+            exam = exams.exam(draw, held_out=held_out)
             assert exam.true and exam.false and not set(exam.true) & set(exam.false)
 
 
@@ -85,13 +104,13 @@ def test_the_shipped_evaluation_sets_are_those_the_code_writes(tmp_path):
 
 def test_evaluation_sets_have_the_real_sets_shape():
     rows = evalsets.truth()
-    assert len(rows) == 60
+    assert len(rows) == 100
     assert all(sum(row["mc1_targets"].values()) == 1 and 3 <= len(row["mc1_targets"]) <= 5 for row in rows)
     assert all(sum(row["mc2_targets"].values()) >= 2 for row in rows)
     assert len({list(row["mc1_targets"].values()).index(1) for row in rows}) >= 3
     for name in evalsets.HHH_KINDS:
         examples = evalsets.hhh(name)["examples"]
-        assert len(examples) == 15
+        assert len(examples) == 25
         assert all(sorted(example["target_scores"].values()) == [0, 1] for example in examples)
         assert len({list(example["target_scores"].values())[0] for example in examples}) == 2
     rows = evalsets.questions()

@@ -1,0 +1,76 @@
+import pytest
+
+from selfalign.calf import corpus, rows
+from selfalign.calf.guides import GUIDES
+from selfalign.calf.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    out = tmp_path_factory.mktemp("calf") / "tokenizer"
+    train_tokenizer(out, vocab_size=3584, seed=0, documents=60, max_length=512)
+    return AutoTokenizer.from_pretrained(out)
+
+
+DOCUMENTS = [corpus.document(3, number) for number in range(60)]
+
+
+def test_a_row_is_its_document_and_the_end_token(tokenizer):
+    for document in DOCUMENTS:
+        row = rows.encode(tokenizer, document)
+        assert tokenizer.decode(row.ids[:-1]) == document.text and row.ids[-1] == tokenizer.eos_token_id
+        assert len(row.ids) == len(row.weights) and row.weights[-1] == 1
+
+
+def test_every_look_goes_back_and_names_of_one_word_are_one_token(tokenizer):
+    guides, seen = list(GUIDES), set()
+    for document in DOCUMENTS:
+        row = rows.encode(tokenizer, document)
+        tokens = [tokenizer.decode([token]).strip().lower() for token in row.ids]
+        for guide, asking, target in row.looks:
+            assert 0 <= target <= asking < len(row.ids) - 1
+            seen.add(guides[guide])
+            if guides[guide] == "copy":
+                # A word at the start of a line may be more tokens than behind a space.
+                found = (tokens[asking + 1], tokens[target])
+                assert found[0] in found[1] or found[1] in found[0]
+            elif guides[guide] == "number":
+                assert tokens[target].isdigit()
+            elif guides[guide] == "verdict":
+                assert tokens[asking + 1] in ("true", "false") and tokens[target] == "."
+    assert seen == set(GUIDES)
+
+
+def test_a_shard_holds_every_document_once_and_is_the_same_each_time(tokenizer):
+    batches = rows.shard(tokenizer, 3, 2, documents=40, batch_tokens=2048)
+    again = rows.shard(tokenizer, 3, 2, documents=40, batch_tokens=2048)
+    assert all(
+        a.ids.equal(b.ids) and a.weights.equal(b.weights) and a.looks.equal(b.looks)
+        for a, b in zip(batches, again, strict=True)
+    )
+    few = corpus.few_rules(1.0)
+    expected = sorted(corpus.document(3, number, few).text for number in range(80, 120))
+    found = [
+        tokenizer.decode([t for t in row if t != tokenizer.pad_token_id][:-1])
+        for b in batches
+        for row in b.ids.tolist()
+    ]
+    assert sorted(found) == expected
+    assert any(
+        a.ids.shape != b.ids.shape
+        for a, b in zip(batches, rows.shard(tokenizer, 3, 3, documents=40, batch_tokens=2048), strict=False)
+    )
+
+
+def test_batches_keep_to_their_tokens_and_leave_out_what_is_too_long(tokenizer):
+    batches = rows.shard(tokenizer, 3, 0, documents=60, batch_tokens=1000, max_tokens=700)
+    assert all(batch.ids.numel() <= 1000 and batch.ids.shape[1] <= 700 for batch in batches)
+    assert sum(len(batch.ids) for batch in batches) < 60
+
+
+def test_padding_is_not_trained_on(tokenizer):
+    for batch in rows.shard(tokenizer, 3, 0, documents=60):
+        assert not batch.weights[batch.ids == tokenizer.pad_token_id].any()
+        assert (batch.weights > 0).any(1).all()
