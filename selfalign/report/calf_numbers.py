@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from statistics import mean, stdev
 from typing import Any
 
@@ -31,36 +30,14 @@ CATEGORY = "accuracy_"
 # --------------------------------------------------------------------------------------------------------- intervals
 
 
-@cache
-def t_quantile(degrees: int, probability: float = 0.975) -> float:
-    """The quantile of Student's t distribution (degrees >= 1, 0.5 < probability < 1), to six digits.
-
-    By bisection on Simpson's rule over the density.
-    """
-    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
-
-    def below(bound: float) -> float:
-        # With x = tan(u) the far tail of few degrees of freedom is a short way.
-        end, steps = math.atan(bound), 2000
-
-        def density(u: float) -> float:
-            return scale * (1 + math.tan(u) ** 2 / degrees) ** (-(degrees + 1) / 2) / math.cos(u) ** 2
-
-        weights = [1 if i in (0, steps) else 4 if i % 2 else 2 for i in range(steps + 1)]
-        return 0.5 + math.fsum(w * density(end * i / steps) for i, w in enumerate(weights)) * end / steps / 3
-
-    low, high = 0.0, 1000.0
-    while high - low > 1e-7:
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < probability else (low, middle)
-    return high
-
-
 def half_width(values: Sequence[float]) -> float | None:
     """Half of the 95 % t-interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
-    return t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    # Imported here: reading a page takes no statistics.
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 # ------------------------------------------------------------------------------------------------------------- words

@@ -60,7 +60,16 @@ def small(kind: type) -> Stage:
 
 
 def test_all_stages_are_found() -> None:
-    assert set(STAGES) >= {"self_instruct", "red_team", "merge", "self_align", "engrave", "verbose_clone", "evaluate", "pretrain"}
+    assert set(STAGES) >= {
+        "self_instruct",
+        "red_team",
+        "merge",
+        "self_align",
+        "engrave",
+        "verbose_clone",
+        "evaluate",
+        "pretrain",
+    }
 
 
 @pytest.mark.parametrize("name", STAGES)

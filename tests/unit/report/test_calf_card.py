@@ -20,7 +20,6 @@ from selfalign.report.calf_numbers import (
     half_width,
     interval,
     length_ratios,
-    t_quantile,
     tax_lines,
 )
 
@@ -105,13 +104,6 @@ def numbers() -> dict[str, Any]:
 
 def met(values: dict[str, Any]) -> dict[str, bool | None]:
     return {bar.claim: bar.met for bar in bars(values)}
-
-
-@pytest.mark.parametrize(
-    ("degrees", "expected"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (9, 2.26216), (30, 2.04227), (1000, 1.96234)]
-)
-def test_the_quantile_is_that_of_the_t_table(degrees: int, expected: float) -> None:
-    assert t_quantile(degrees) == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_interval_needs_two_values() -> None:
