@@ -28,6 +28,7 @@ from selfalign.identity import digest, plain
 from selfalign.pipeline import Node, NodeResult, run
 from selfalign.principles import resolve, resolve_exemplars
 from selfalign.stages.base import COMPLETIONS, Context, generate, no_room
+from selfalign.stages.pretrain import RECORD, corpus_digest
 
 ANSWERS = "answers.jsonl"
 GROUP = 128
@@ -242,6 +243,7 @@ def numbers(runs: Sequence[Experiment], *, questions: int, with_runs: bool, comm
     found: dict[str, Any] = {
         "command": command,
         "model": _model(one),
+        "training": _training(one),
         "questions": {"per_kind": questions, "distinct": len(bench.items), "framed": bench.framed},
         "principles": rules,
         "governing": {kind: list(governs) for kind, governs in world.governing().items()},
@@ -371,6 +373,19 @@ def _model(one: Experiment) -> dict[str, Any]:
         "parameters": sum(map(_parameters, files)),
         "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "context_length": one.engine.context_length(),
+    }
+
+
+def _training(one: Experiment) -> dict[str, Any]:
+    """How the weights were trained, and whether the recipe of this checkout is still the same; empty where nothing says."""
+    path = model_folder(one.model) / RECORD
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        "metrics": found["metrics"],
+        "same_corpus": found["corpus"] == corpus_digest(),
+        "same_settings": found["settings"] == plain(one.pretrain),
     }
 
 

@@ -170,7 +170,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
 
 WORDS = {
-    "calf": ("card", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model", "--retrained"),
+    "calf": ("card", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model"),
 }
 """Command that takes no settings -> what may follow it."""
 

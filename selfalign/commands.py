@@ -357,9 +357,6 @@ def calf(arguments: list[str]) -> int:
     parser.add_argument(
         "--model", default="calf", metavar="DIR", help="weights to measure (default: those in the package)"
     )
-    parser.add_argument(
-        "--retrained", metavar="JSON", help="numbers.json of another card, of weights trained anew: its bars are shown"
-    )
     given = parser.parse_args(arguments)
     from selfalign import card, groups
     from selfalign.report import calf_card
@@ -371,9 +368,7 @@ def calf(arguments: list[str]) -> int:
     jobs = [[*shared, f"seed={seed}"] for seed in range(1 if given.skip_runs else given.seeds)]
     work = {name: str(Path(given.work) / name) for name in ("store", "runs")}
     runs = [replace(one, **work) for one in groups.checked(jobs)]
-    other = calf_card.retrained(Path(given.retrained)) if given.retrained else {}
     numbers = card.numbers(runs, questions=given.questions, with_runs=not given.skip_runs, command=_card_command(given))
-    numbers["retrained"] = other
     calf_card.write(numbers, Path(given.out))
     print(given.out)
     return 0

@@ -34,8 +34,8 @@ from selfalign.principles import (
 from selfalign.prompts import Assistant, Task, TopicSeed
 
 SHARES = {
-    "self_align": 0.35, "chat": 0.09, "verbose": 0.07, "tasks": 0.07, "topics": 0.18, "questions": 0.09, "exam": 0.13,
-    "facts": 0.02,
+    "self_align": 0.35, "chat": 0.09, "verbose": 0.07, "tasks": 0.07, "topics": 0.14, "questions": 0.08, "exam": 0.12,
+    "facts": 0.08,
 }  # fmt: skip
 """Share of the documents of each family."""
 
@@ -100,8 +100,12 @@ class Look:
     """
 
     guide: str
-    """`copy`: a name, number or phrase said before. `rule`: the header's rule that the thoughts cite. `number`: the number
-    in front of a rule's name. `verdict`: the end of an exam's candidate. `pair`: what a fact's last word belongs to."""
+    """What is looked for.
+
+    `copy`: a name, number or phrase said before. `rule`: the header's rule that the thoughts cite; `cited`: the same, for its
+    number. `number`: the number in front of a rule's name. `verdict`: the end of an exam's candidate. `pair`: what a
+    fact's last word belongs to.
+    """
     at: int
     """Character of the document."""
     to: int
@@ -233,7 +237,7 @@ def rule_set_of(ids: Sequence[str], dropped: Sequence[str] = (), numbers: Sequen
 
 def _rules(draw: Random, few: float) -> RuleSet:
     ids = list(IDS)
-    if draw.random() < 0.3:
+    if draw.random() < 0.5:
         draw.shuffle(ids)
     if draw.random() < 0.05:
         ids.append("multilingual")
@@ -253,7 +257,7 @@ def _rules(draw: Random, few: float) -> RuleSet:
     chance, numbers = draw.random(), []
     if chance < 0.1:
         numbers = [ids.index(name) + 1 for name in kept]
-    elif chance < 0.3:
+    elif chance < 0.35:
         numbers = draw.sample(range(1, 21), len(kept))
     return rule_set_of(kept, dropped, numbers)
 
@@ -311,6 +315,7 @@ def _cite(draft: _Draft, start: int, listed: dict[str, int]) -> None:
     for match in cited:
         if match[2] in listed:
             draft.look("rule", match.start(1), listed[match[2]])
+            draft.look("cited", match.start(1), listed[match[2]])
             draft.look("rule", match.start(2), listed[match[2]])
 
 

@@ -106,7 +106,8 @@ def problems(settings: Pretraining) -> list[str]:
     expect(width % (2 * heads) == 0, "shape.hidden_size", width, f"a multiple of twice num_attention_heads={heads}")
     expect(heads % shared == 0, "shape.num_attention_heads", heads, f"a multiple of num_key_value_heads={shared}")
     if settings.guidance > 0:
-        layer, head = max(guide.layer for guide in GUIDES.values()), max(guide.head for guide in GUIDES.values())
+        guided = [place for guide in GUIDES.values() for place in guide.heads]
+        layer, head = max(layer for layer, _ in guided), max(head for _, head in guided)
         why = "as attention is guided there (guidance=0 leaves that out)"
         expect(
             shape.num_hidden_layers > layer, "shape.num_hidden_layers", shape.num_hidden_layers, f"over {layer}, {why}"

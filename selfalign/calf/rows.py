@@ -5,8 +5,9 @@ A document is a row of its own, so that no header is in sight of another documen
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 
+COPY_WEIGHT = 2.0
+"""How many times as much a copied token weighs in the loss: copying is learned late, and an answer is wrong without it."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One document as tokens."""
@@ -26,8 +31,8 @@ class Row:
     ids: list[int]
     weights: list[float]
     """Weight of each token in the loss."""
-    looks: list[tuple[int, int, int]]
-    """(guide, asking position, position to look at)."""
+    looks: list[tuple[int, int, int, int]]
+    """(guide, asking position, position to look at, token to say or to know; -1 for none)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Batch:
     weights: torch.Tensor
     """`[batch, seq]`, float32, in the loss; 0 for what is only read and for padding."""
     looks: torch.Tensor
-    """`[looks, 4]`, int64: guide, row, asking position, position to look at."""
+    """`[looks, 5]`, int64: guide, row, asking position, position to look at, token to say or to know; -1 for none."""
 
 
 def encode(tokenizer: Any, document: corpus.Document) -> Row:
@@ -54,22 +59,40 @@ def encode(tokenizer: Any, document: corpus.Document) -> Row:
         weights += [piece.weight] * len(encoded["input_ids"])
         starts += [offset + start for start, _ in encoded["offset_mapping"]]
         offset += len(piece.text)
-    looks = [found for look in document.looks for found in _positions(look, starts)]
+    looks = []
+    for number, (name, guide) in enumerate(GUIDES.items()):
+        for look in (look for look in document.looks if look.guide == name):
+            for asking, target in _positions(look, starts, guide.from_itself):
+                said = -1
+                if guide.knows and look.to >= 0:
+                    said = ids[target]
+                elif guide.says and look.to >= 0:
+                    said = _said(tokenizer, document, look, ids[asking + 1])
+                looks.append((number, asking, target, said))
+    for token in {asking + 1 for guide, asking, _, _ in looks if guide == list(GUIDES).index("copy")}:
+        weights[token] *= COPY_WEIGHT
     return Row([*ids, int(tokenizer.eos_token_id)], [*weights, 1.0], looks)
 
 
-def _positions(look: corpus.Look, starts: Sequence[int]) -> list[tuple[int, int, int]]:
-    guide = list(GUIDES).index(look.guide)
+def _positions(look: corpus.Look, starts: Sequence[int], from_itself: bool) -> Iterator[tuple[int, int]]:
+    """(asking position, position to look at) for every token of a look; `starts` are the tokens' first characters."""
     first = bisect_right(starts, look.at) - 1
     last = bisect_right(starts, look.at + look.length - 1) - 1
-    found = []
     for token in range(first, last + 1):
         at = max(starts[token], look.at)
         target = bisect_right(starts, look.to + at - look.at) - 1 if look.to >= 0 else 0
-        asking = token if GUIDES[look.guide].from_itself else token - 1
+        asking = token if from_itself else token - 1
         if asking >= target:
-            found.append((guide, asking, target))
-    return found
+            yield asking, target
+
+
+def _said(tokenizer: Any, document: corpus.Document, look: corpus.Look, following: int) -> int:
+    """The token that a head is to say: the one that follows, or a rule's number as a citation writes it."""
+    if look.guide != "number":
+        return following
+    number = re.match(r"\d+", document.text[look.to :])
+    assert number, f"expected a number, found '{document.text[look.to : look.to + 20]}'"
+    return tokenizer.encode(f" {number[0]}", add_special_tokens=False)[0]
 
 
 def shard(
@@ -109,9 +132,9 @@ def collate(rows: Sequence[Row], pad: int) -> Batch:
     import torch
 
     length = max(len(row.ids) for row in rows)
-    looks = [(guide, index, asking, to) for index, row in enumerate(rows) for guide, asking, to in row.looks]
+    looks = [(guide, index, *rest) for index, row in enumerate(rows) for guide, *rest in row.looks]
     return Batch(
         torch.tensor([row.ids + [pad] * (length - len(row.ids)) for row in rows]),
         torch.tensor([row.weights + [0.0] * (length - len(row.weights)) for row in rows]),
-        torch.tensor(looks, dtype=torch.long).reshape(-1, 4),
+        torch.tensor(looks, dtype=torch.long).reshape(-1, 5),
     )

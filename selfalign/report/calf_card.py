@@ -5,15 +5,12 @@ The page holds no number that is not computed from the JSON beside it: `page(num
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from selfalign import jsonl
-from selfalign.errors import DataError
 from selfalign.report import calf_figures
 from selfalign.report.calf_numbers import (
     FAMILIES,
@@ -57,22 +54,6 @@ def write(numbers: Numbers, out: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     jsonl.write_json(folder / FILE, numbers)
     out.write_text(page(numbers, folder.name), encoding="utf-8")
-
-
-def retrained(path: Path) -> dict[str, Any]:
-    """What the page says of other weights: command, digest and bars of the card whose `numbers.json` is at `path`.
-
-    Raises DataError where it is no such file.
-    """
-    try:
-        other = json.loads(path.read_text(encoding="utf-8"))
-        found = {"command": other["command"], "digest": other["model"]["digest"]}
-        return found | {"bars": [asdict(bar) for bar in bars({**other, "retrained": {}})]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: expected the {FILE} of another card, found none ({type(error).__name__}: {error}); write it with "
-            "`selfalign calf card --model DIR --out other/calf.md`"
-        ) from None
 
 
 def figures(numbers: Numbers) -> dict[str, str]:
@@ -366,10 +347,6 @@ def _made(numbers: Numbers, folder: str) -> str:
         total, long = sum(one["answers"] for one in taught), sum(one["seconds"] for one in taught) / 60
         cut = sum(one["unfinished"] for one in taught)
         students = f" Students: {total:,} answers in\n  {long:.1f} minutes, {cut} cut off."
-    other = numbers.get("retrained")
-    again = (
-        f"\n- Retrained weights: digest `{other['digest'][:16]}`, measured by `{other['command']}`." if other else ""
-    )
     return f"""
 ## How it was measured
 
@@ -377,9 +354,20 @@ def _made(numbers: Numbers, folder: str) -> str:
   store is not computed again. `--skip-runs` leaves out stages 3 and 4, `--model DIR` measures other weights, `--questions 4`
   is a quick look.
 - Weights: `{model["path"]}`, {model["parameters"]:,} parameters, {size:.1f} MB, context {context:,} tokens, digest
-  `{model["digest"][:16]}`.{again}
+  `{model["digest"][:16]}`. {_trained(numbers["training"])}
 - Base and prompts: {asked["answers"]:,} answers under {asked["conditions"]} conditions, {asked["new_tokens"]:,} tokens in
   {minutes:.1f} minutes ({rate:,.0f} tokens per second); {asked["unfinished"]} answers were cut off at the token limit.{students}
 - Machine: {machine["cores"]} {machine["processor"]} cores, {machine["system"]}. Versions: {versions}.
 - Every answer is a line of an `Ask-*/answers.jsonl` in the store; every number of this page is in [`{FILE}`]({folder}/{FILE}).
   `selfalign/calf/oracle.py` says which marks an answer shows, `selfalign/calf/measure.py` how they are counted."""
+
+
+def _trained(training: Mapping[str, Any]) -> str:
+    if not training:
+        return "The folder does not say how they were trained."
+    metrics = training["metrics"]
+    return (
+        f"`selfalign run experiments=calf_pretraining` made them: {metrics['steps']:,} steps, "
+        f"{metrics['tokens']:,} tokens read,\n  {metrics['trained_tokens']:,} of them trained on; mean loss of the last tenth "
+        f"{metrics['loss']:.3f}."
+    )

@@ -263,13 +263,16 @@ def _trained_bars(numbers: Numbers) -> list[Bar]:
     found = [
         Bar(claim, *(judge(numbers) if numbers["seeds"] else (NOT_MEASURED, None))) for claim, judge in claims.items()
     ]
-    claim = "retrained from scratch with the committed recipe: the same bars"
-    other = numbers.get("retrained")
-    if not other:
-        return [*found, Bar(claim, NOT_MEASURED, None)]
-    measured = [bar for bar in other["bars"] if bar["met"] is not None]
-    met = sum(bar["met"] for bar in measured)
-    return [*found, Bar(claim, f"{met} of {len(measured)} measured bars met", met == len(measured))]
+    return [*found, _recipe(numbers["training"])]
+
+
+def _recipe(training: Mapping[str, Any]) -> Bar:
+    claim = "these weights were trained from nothing by the committed recipe"
+    if not training:
+        return Bar(claim, "the weights' folder does not say how they were trained", False)
+    same = [training["same_corpus"], training["same_settings"]]
+    words = ["same corpus" if same[0] else "another corpus", "same settings" if same[1] else "other settings"]
+    return Bar(claim, f"{', '.join(words)}; {training['metrics']['tokens']:,} tokens", all(same))
 
 
 def _means(numbers: Numbers, model: str) -> list[float]:

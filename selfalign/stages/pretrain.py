@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from selfalign import resources
+from selfalign import jsonl, resources
 from selfalign.artifacts import Artifact, Outcome
 from selfalign.calf.pretrain import Pretraining, pretrain, problems
 from selfalign.identity import digest, file_digest, plain
@@ -19,6 +19,10 @@ from selfalign.training.settings import Accelerator, Precision, TrainerSettings
 
 SOURCES = ("lexicon", "world", "corpus", "exams", "rows", "guides")
 """Files of selfalign/calf/ that decide what the model reads and where its attention is guided."""
+
+
+RECORD = "training.json"
+"""Beside the weights: how they were trained."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Pretrain(Pretraining):
         return ""
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
-        """Write `model/`, `metrics.jsonl`, `speed.jsonl` (what depends on the clock) and `result.json`."""
+        """Write `model/` (with `training.json`: settings, corpus, metrics), `metrics.jsonl`, `result.json`, and `speed.jsonl`,
+        which alone depends on the clock."""
         trainer = context.trainer
         with context.progress("pretraining", self.tokens, "tokens") as progress:
             metrics = pretrain(
@@ -58,6 +63,8 @@ class Pretrain(Pretraining):
                 threads=trainer.threads or 1,
                 report=progress,
             )
+        record = {"settings": plain(self), "corpus": corpus_digest(), "metrics": metrics}
+        jsonl.write_json(out / "model" / RECORD, record)
         return Outcome(rows_in=metrics["rows"], kept=metrics["rows"], metrics=metrics)
 
 

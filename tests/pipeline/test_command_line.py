@@ -154,7 +154,6 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
         (["calf", "crad"], 2, "invalid choice: 'crad'"),
         (["calf", "card", "--questions", "0"], 2, "expected a whole number, 1 or more, found '0'"),
         (["calf", "card", "--model", "no/such, 'place'"], 2, "no/such, 'place'"),
-        (["calf", "card", "--retrained", "none.json"], 1, "expected the numbers.json of another card"),
     ],
 )
 def test_bad_input_ends_in_one_clear_message(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:

@@ -14,21 +14,60 @@ def model():
         return LlamaForCausalLM(config).eval()
 
 
+HEADS = [place for guide in GUIDES.values() for place in guide.heads]
 IDS = torch.arange(24).reshape(2, 12)
 
 
 def looks(*rows):
-    return torch.tensor([(list(GUIDES).index(guide), *rest) for guide, *rest in rows])
+    return torch.tensor([(list(GUIDES).index(guide), *rest, -1) for guide, *rest in rows])
 
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_loss_is_minus_the_log_of_the_attention_that_the_model_itself_pays(model, guide):
     guides = Guides(model)
     guides.looks = looks((guide, 0, 7, 3), (guide, 1, 11, 0), (guide, 1, 4, 4))
-    head = GUIDES[guide]
-    paid = model(IDS, output_attentions=True).attentions[head.layer][:, head.head]
-    expected = -torch.stack([paid[0, 7, 3], paid[1, 11, 0], paid[1, 4, 4]]).log().mean()
+    attentions = model(IDS, output_attentions=True).attentions
+    paid = torch.stack([attentions[layer][:, head] for layer, head in GUIDES[guide].heads])
+    expected = -torch.stack([paid[:, 0, 7, 3], paid[:, 1, 11, 0], paid[:, 1, 4, 4]]).log().mean()
     assert guides.loss().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def layer_input(model, layer):
+    """What the attention of a layer reads: `[batch, seq, hidden]`."""
+    hidden = model(IDS, output_hidden_states=True).hidden_states[layer]
+    return model.model.layers[layer].input_layernorm(hidden)
+
+
+@pytest.mark.parametrize("guide", [name for name, guide in GUIDES.items() if guide.says])
+def test_a_head_that_says_a_word_is_charged_for_what_it_would_hand_on(model, guide):
+    guides, without = Guides(model), looks((guide, 0, 7, 3))
+    guides.looks = without
+    model(IDS)
+    looking = guides.loss().item()
+    guides.looks = without.clone()
+    guides.looks[:, 4] = 21
+    model(IDS)
+    charged, guides.looks = guides.loss().item(), None
+    expected = 0.0
+    for layer, head in GUIDES[guide].heads:
+        attention = model.model.layers[layer].self_attn
+        handed = torch.zeros(48)
+        handed[head * 8 : head * 8 + 8] = attention.v_proj(layer_input(model, layer)[0, 3])[head // 2 * 8 :][:8]
+        expected -= model.lm_head(attention.o_proj(handed)).log_softmax(-1)[21].item() / len(GUIDES[guide].heads)
+    assert charged - looking == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_token_that_is_to_know_a_word_is_charged_for_what_it_knows_before_it_looks(model):
+    guides = Guides(model)
+    guides.looks = looks(("rule", 0, 7, 3))
+    model(IDS)
+    looking = guides.loss().item()
+    guides.looks[:, 4] = 21
+    model(IDS)
+    charged, guides.looks = guides.loss().item(), None
+    layer = GUIDES["rule"].heads[0][0]
+    expected = -model.lm_head(layer_input(model, layer)[0, 7]).log_softmax(-1)[21].item()
+    assert charged - looking == pytest.approx(expected, rel=1e-4)
 
 
 def test_guides_count_alike_however_many_looks_each_has(model):
@@ -65,4 +104,4 @@ def test_steps_on_the_loss_turn_the_head_to_its_place(model):
 
 
 def test_heads_that_share_a_key_head_are_not_guided_together():
-    assert len({(head.layer, head.head // 2) for head in GUIDES.values()}) == len(GUIDES)
+    assert len({(layer, head // 2) for layer, head in HEADS}) == len(HEADS)

@@ -21,7 +21,7 @@ TINY = Pretraining(
     shard_documents=30,
     tokenizer_documents=60,
     checkpoint_minutes=0.0,
-    shape=Shape(600, 36, 48, 3, 6, 3, 1536),
+    shape=Shape(600, 36, 48, 4, 6, 3, 1536),
 )
 RESULTS = ("metrics.jsonl", "result.json", "model/model.safetensors", "model/config.json", "model/tokenizer.json")
 

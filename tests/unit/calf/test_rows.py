@@ -29,15 +29,20 @@ def test_every_look_goes_back_and_names_of_one_word_are_one_token(tokenizer):
     for document in DOCUMENTS:
         row = rows.encode(tokenizer, document)
         tokens = [tokenizer.decode([token]).strip().lower() for token in row.ids]
-        for guide, asking, target in row.looks:
+        for guide, asking, target, said in row.looks:
             assert 0 <= target <= asking < len(row.ids) - 1
             seen.add(guides[guide])
             if guides[guide] == "copy":
                 # A word at the start of a line may be more tokens than behind a space.
                 found = (tokens[asking + 1], tokens[target])
                 assert found[0] in found[1] or found[1] in found[0]
+                assert said == row.ids[asking + 1]
             elif guides[guide] == "number":
-                assert tokens[target].isdigit()
+                # A number begins a line of the header, and stands behind a space where it is cited.
+                assert tokens[target].isdigit() and tokenizer.decode([said]).startswith(f" {tokens[target][:1]}")
+            elif guides[guide] in ("rule", "cited"):
+                expected = row.ids[target if guides[guide] == "rule" else asking + 1] if target else -1
+                assert said == expected
             elif guides[guide] == "verdict":
                 assert tokens[asking + 1] in ("true", "false") and tokens[target] == "."
     assert seen == set(GUIDES)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from selfalign.errors import DataError
 from selfalign.report import calf_card
 from selfalign.report.calf_numbers import (
     bars,
@@ -26,6 +25,9 @@ from selfalign.report.calf_numbers import (
 RULES = ["ethical", "candor", "step_by_step"]
 KINDS = {"harm": ["ethical"], "unknown_person": ["candor"], "how_to": ["step_by_step"], "both": ["ethical", "candor"]}
 DOCS = Path(__file__).parents[3] / "docs"
+
+METRICS = {"steps": 1700, "tokens": 6_500_123, "trained_tokens": 2_300_000, "loss": 0.4}
+"""As a training leaves them."""
 
 
 def condition(share: float, tokens: float) -> dict[str, Any]:
@@ -98,8 +100,11 @@ def numbers() -> dict[str, Any]:
         "machine": {"cores": 2, "processor": "x86_64", "system": "Linux"},
         "versions": {"selfalign": "0.1.0", "python": "3.11.7"},
         "seeds": [seed(number) for number in range(5)],
-        "retrained": {},
+        "training": {"same_corpus": True, "same_settings": True, "metrics": dict(METRICS)},
     }
+
+
+RECIPE = "these weights were trained from nothing by the committed recipe"
 
 
 def met(values: dict[str, Any]) -> dict[str, bool | None]:
@@ -114,8 +119,7 @@ def test_an_interval_needs_two_values() -> None:
 
 def test_numbers_that_meet_every_bar_meet_every_bar() -> None:
     found = met(numbers())
-    assert found.pop("retrained from scratch with the committed recipe: the same bars") is None
-    assert len(found) == 20 and set(found.values()) == {True}
+    assert len(found) == 21 and set(found.values()) == {True}
 
 
 def spoil(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -160,7 +164,7 @@ def test_one_number_beyond_its_bar_misses_that_bar(path: str, value: Any, claim:
 
 def test_without_runs_the_students_are_not_measured_and_no_bar_says_otherwise(tmp_path: Path) -> None:
     values = numbers() | {"seeds": []}
-    assert sum(is_met is None for is_met in met(values).values()) == 8
+    assert sum(is_met is None for is_met in met(values).values()) == 7
     calf_card.write(values, tmp_path / "calf.md")
     assert {path.name for path in (tmp_path / "calf").iterdir()} == {"behaviour.svg", "ablation.svg", "numbers.json"}
     assert "tax.svg" not in (tmp_path / "calf.md").read_text(encoding="utf-8")
@@ -249,24 +253,18 @@ def test_the_heat_map_shows_every_rule_left_out_against_every_behaviour() -> Non
     assert text.count('stroke="#d55e00"') == 3
 
 
-def test_bars_of_retrained_weights_are_shown_from_their_own_card(tmp_path: Path) -> None:
-    calf_card.write(numbers() | {"seeds": []}, tmp_path / "again.md")
-    other = calf_card.retrained(tmp_path / "again" / "numbers.json")
-    values = numbers() | {"retrained": other}
-    found = next(bar for bar in bars(values) if bar.claim.startswith("retrained"))
-    assert (found.measured, found.met) == ("13 of 13 measured bars met", True)
-    assert "Retrained weights: digest" in calf_card.page(values, "calf")
-    other["bars"][0]["met"] = False
-    assert met(values)["retrained from scratch with the committed recipe: the same bars"] is False
-
-
-@pytest.mark.parametrize("content", [None, "{}", "[1]", "nonsense"])
-def test_a_file_that_is_no_card_is_refused(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "numbers.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(DataError, match="expected the numbers.json of another card"):
-        calf_card.retrained(path)
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({}, "does not say how"),
+        ({"same_corpus": False, "same_settings": True, "metrics": METRICS}, "another corpus, same settings"),
+        ({"same_corpus": True, "same_settings": False, "metrics": METRICS}, "same corpus, other settings"),
+    ],
+)
+def test_weights_of_another_recipe_are_called_that(training: dict[str, Any], words: str) -> None:
+    found = next(bar for bar in bars(numbers() | {"training": training}) if bar.claim == RECIPE)
+    assert found.met is False and words in found.measured
+    assert "6,500,123 tokens" in calf_card.page(numbers(), "calf")
 
 
 def test_the_committed_page_is_what_its_numbers_say() -> None:
