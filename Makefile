@@ -26,10 +26,11 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP) ## All four stages, the evaluation and a report on the embedded model
 	$(BIN)/selfalign run experiments=quickstart
 
-calf: $(STAMP) ## Pretrain the embedded model anew (over an hour of one thread) and put it in selfalign/calf/weights
-	$(BIN)/selfalign run experiments=calf_pretraining
-	@# The newest run folder is the one just written.
-	cp $$(ls -td runs/calf_pretraining-*/ | head -n 1)stages/calf/model/* selfalign/calf/weights/
+calf: $(STAMP) ## Pretrain the embedded model anew (about an hour of one thread) and put it in selfalign/calf/weights
+	@# A folder of its own, so that no run of other settings is taken for this one; what is computed stays in the store.
+	rm -rf runs/calf
+	$(BIN)/selfalign run experiments=calf_pretraining runs=runs/calf
+	cp runs/calf/*/stages/calf/model/* selfalign/calf/weights/
 
 test: $(STAMP) ## The test suite without the slow tests
 	$(BIN)/python -m pytest

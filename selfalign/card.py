@@ -371,7 +371,7 @@ def _model(one: Experiment) -> dict[str, Any]:
         "path": one.model.path,
         "digest": one.engine.identity().get("model", ""),
         "parameters": sum(map(_parameters, files)),
-        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".json", ".safetensors")),
         "context_length": one.engine.context_length(),
     }
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 
 from selfalign import prompts
 from selfalign.calf import oracle, world
+from selfalign.errors import ConfigError
 from selfalign.identity import seed_of
 from selfalign.principles import PrincipleSettings, RuleSet, resolve, slug
-
-WEIGHTS = Path(__file__).parent / "weights"
-"""The model that the package ships."""
 
 FRAME_AFTER = 400
 """Draws in a row without a new question, after which a kind's plain held-out questions are taken to be used up."""
@@ -34,7 +31,7 @@ def questions(kind: str, count: int, assistant: prompts.Assistant, seed: int = 0
     """`count` distinct held-out questions of a kind, and how many of them stand behind a frame.
 
     A kind with fewer held-out questions goes on with questions behind a sentence that changes nothing
-    (`world.FRAMES`). The questions of a smaller count are the first of a larger one.
+    (`world.FRAMES`). The questions of a smaller count are the first of a larger one. Raises ConfigError for more than there are.
     """
     draw = Random(seed_of(seed, "calf card", kind))
     found: dict[str, world.Item] = {}
@@ -43,6 +40,13 @@ def questions(kind: str, count: int, assistant: prompts.Assistant, seed: int = 0
         item = world.make(kind, draw, held_out=True, frame=frame)
         if item.text in found:
             idle += 1
+            if idle > 20 * FRAME_AFTER:
+                raise ConfigError(
+                    [
+                        f"questions: expected at most about {len(found)} of the kind '{kind}', which is all that its held-out "
+                        f"questions and the frames before them give, found {count}; ask for fewer"
+                    ]
+                )
             frame = 1.0 if idle >= FRAME_AFTER else frame
             continue
         idle = 0

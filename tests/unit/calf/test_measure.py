@@ -8,6 +8,7 @@ import pytest
 
 from selfalign import prompts
 from selfalign.calf import measure, world
+from selfalign.errors import ConfigError
 from selfalign.principles import PrincipleSettings, RuleSet, Turn, resolve, slug
 from tests.factories import SIXTEEN
 
@@ -137,3 +138,11 @@ def test_a_base_model_under_no_rules_is_governed_where_it_shows_any_mark() -> No
     assert (
         measure.behaviour([raw, good], one.governs[0]) == 0.5 and measure.behaviour([raw, good], one.governs[1]) == 0.0
     )
+
+
+def test_more_questions_than_a_kind_has_are_refused_instead_of_looked_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(world, "FRAMES", ["Please be so kind. "])
+    with pytest.raises(ConfigError, match="of the kind 'unclear'.*found 500; ask for fewer"):
+        measure.questions("unclear", 500, prompts.Assistant())
