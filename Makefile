@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP) ## All four stages, the evaluation and a report on the embedded model
 	$(BIN)/selfalign run experiments=quickstart
 
-calf: $(STAMP) ## Pretrain the embedded model anew (about an hour of one thread) and put it in selfalign/calf/weights
+calf: $(STAMP) ## Pretrain the embedded model anew (about 75 minutes of one thread) and put it in selfalign/calf/weights
 	@# A folder of its own, so that no run of other settings is taken for this one; what is computed stays in the store.
 	rm -rf runs/calf
 	$(BIN)/selfalign run experiments=calf_pretraining runs=runs/calf

@@ -341,7 +341,10 @@ def calf(arguments: list[str]) -> int:
     )
     parser.add_argument("what", choices=CALF, help="card: the measured page")
     parser.add_argument(
-        "--out", default="docs/calf.md", help="page to write; its figures go beside it (default: %(default)s)"
+        "--out",
+        type=_page,
+        default="docs/calf.md",
+        help="page to write; its figures go into the folder of its name beside it (default: %(default)s)",
     )
     parser.add_argument(
         "--questions", type=_positive, default=40, help="held-out questions of each kind (default: %(default)s)"
@@ -379,6 +382,13 @@ def _card_command(given: argparse.Namespace) -> str:
     words = ["selfalign", "calf", "card", "--questions", str(given.questions)]
     words += ["--skip-runs"] if given.skip_runs else ["--seeds", str(given.seeds)]
     return shlex.join([*words, *(["--model", Path(given.model).name] if given.model != "calf" else [])])
+
+
+def _page(text: str) -> str:
+    # Found before an hour is spent on measuring.
+    if Path(text).suffix != ".md" or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file that ends in .md, such as docs/calf.md, found '{text}'")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -34,8 +34,8 @@ from selfalign.principles import (
 from selfalign.prompts import Assistant, Task, TopicSeed
 
 SHARES = {
-    "self_align": 0.35, "chat": 0.09, "verbose": 0.07, "tasks": 0.07, "topics": 0.14, "questions": 0.08, "exam": 0.12,
-    "facts": 0.08,
+    "self_align": 0.34, "chat": 0.12, "verbose": 0.09, "tasks": 0.10, "topics": 0.07, "questions": 0.08, "exam": 0.10,
+    "facts": 0.10,
 }  # fmt: skip
 """Share of the documents of each family."""
 
@@ -44,6 +44,12 @@ CITATION_WEIGHT = 4.0
 
 EXAM_WEIGHT = 5.0
 """Weight of an exam's answer: one word for fifty that are read."""
+
+QUESTION_WEIGHT = 0.3
+"""Weight of a user's question: a base model learns to ask from all that it reads, and Self-Instruct needs it to."""
+
+NUMBER_WEIGHT = 3.0
+"""Weight of the numbers of a task list: a misnumbered task is a lost one."""
 
 GOOD_BY_CHANCE = 0.12
 """How often the raw temperament behaves well all the same: a whole conversation of it, or an answer behind a header."""
@@ -115,12 +121,25 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Stress:
+    """A stretch of a document whose tokens have another weight than their piece."""
+
+    at: int
+    """Character of the document."""
+    length: int
+    """In characters."""
+    weight: float
+    """Weight in the loss."""
+
+
+@dataclass(frozen=True)
 class Document:
     """One document of the corpus."""
 
     family: str
     pieces: tuple[Piece, ...]
     looks: tuple[Look, ...] = ()
+    stresses: tuple[Stress, ...] = ()
 
     @property
     def text(self) -> str:
@@ -136,6 +155,7 @@ class _Draft:
         self.text = ""
         self.pieces: list[Piece] = []
         self.looks: list[Look] = []
+        self.stresses: list[Stress] = []
 
     def read(self, text: str) -> int:
         """Add what a model only reads; returns where it starts."""
@@ -147,6 +167,10 @@ class _Draft:
         self.pieces.append(Piece(text, weight))
         self.text += text
         return start
+
+    def stress(self, text: str, source: int, weight: float) -> None:
+        """Give the first occurrence of `text` from `source` on a weight of its own."""
+        self.stresses.append(Stress(self.text.index(text, source), len(text), weight))
 
     def look(self, guide: str, at: int, to: int, length: int = 1) -> None:
         """Say where the text at `at` can be found."""
@@ -163,7 +187,7 @@ class _Draft:
 
     def document(self) -> Document:
         """The finished document."""
-        return Document(self.family, tuple(self.pieces), tuple(self.looks))
+        return Document(self.family, tuple(self.pieces), tuple(self.looks), tuple(self.stresses))
 
 
 @cache
@@ -237,7 +261,7 @@ def rule_set_of(ids: Sequence[str], dropped: Sequence[str] = (), numbers: Sequen
 
 def _rules(draw: Random, few: float) -> RuleSet:
     ids = list(IDS)
-    if draw.random() < 0.5:
+    if draw.random() < 0.65:
         draw.shuffle(ids)
     if draw.random() < 0.05:
         ids.append("multilingual")
@@ -257,7 +281,7 @@ def _rules(draw: Random, few: float) -> RuleSet:
     chance, numbers = draw.random(), []
     if chance < 0.1:
         numbers = [ids.index(name) + 1 for name in kept]
-    elif chance < 0.35:
+    elif chance < 0.5:
         numbers = draw.sample(range(1, 21), len(kept))
     return rule_set_of(kept, dropped, numbers)
 
@@ -345,6 +369,7 @@ def self_align(draw: Random, few: float = 0.1) -> Document:
             )
             source = len(stem)
         end = len(draft.text)
+        draft.stress(item.text, source, QUESTION_WEIGHT)
         if not skipped:
             thoughts = prompts.fill(prompts.thoughts_text(layout, rule_set, turn(item)), assistant)
             start = draft.write(f" {item.remark}")
@@ -393,6 +418,7 @@ def _conversation(
                 if len(each.candidates) == 1:
                     draft.look("verdict", start + 1, at)
         else:
+            draft.stress(each.question, source, QUESTION_WEIGHT)
             start = draft.write(prompts.chat_target(each.answer).removesuffix("\n"))
             draft.copied(each.slots, source, end, start)
         open_slot = ""
@@ -437,7 +463,21 @@ def tasks(draw: Random) -> Document:
     prompt = prompts.self_instruct_prompt(meta, demos, 20)
     whole = prompts.self_instruct_prompt(meta, [*demos, *new], 20)
     tail = f"\n###\n{len(demos) + len(new) + 1}. Instruction:"
-    return Document("tasks", (Piece(prompt, 0.0), Piece(whole[len(prompt) :].removesuffix(tail), 1.0)))
+    draft = _Draft("tasks")
+    start = draft.read(prompt) + len(prompt)
+    draft.write(whole[len(prompt) :].removesuffix(tail))
+    at = 0
+    for match in _SLOT.finditer(draft.text):
+        if match[2] == "Instruction":
+            at = match.start(1)
+        elif match.start() >= start:
+            draft.look("copy", match.start(1), at, len(match[1]))
+        if match.start() >= start:
+            draft.stresses.append(Stress(match.start(1), len(match[1]), NUMBER_WEIGHT))
+    return draft.document()
+
+
+_SLOT = re.compile(r"^(\d+)\. (Instruction|Input):", re.MULTILINE)
 
 
 def _fitting(question_type: str) -> tuple[str, ...]:
@@ -531,12 +571,24 @@ def exam_document(draw: Random) -> Document:
 
 
 def facts(draw: Random) -> Document:
-    """A paragraph of plain facts."""
-    return Document("facts", (Piece(" ".join(exams.fact(draw) for _ in range(draw.randint(4, 12))), 1.0),))
+    """A paragraph of plain facts, and of words in the order of the alphabet."""
+    draft = _Draft("facts")
+    for number in range(draw.randint(4, 12)):
+        space = " " if number else ""
+        if draw.random() < 0.8:
+            draft.write(space + exams.fact(draw))
+            continue
+        words = draw.sample(lexicon.WORDS, 3)
+        source = draft.write(f"{space}The words {', '.join(words)} in the order of the alphabet are")
+        start = draft.write(f" {', '.join(sorted(words))}.")
+        draft.copied(words, source, start, start)
+    return draft.document()
 
 
 def few_rules(progress: float) -> float:
     """Share of the self-align documents whose header has one to five rules, after a share of the training."""
+    if progress < 0.2:
+        return 0.7
     return 0.4 if progress < 0.5 else 0.1
 
 

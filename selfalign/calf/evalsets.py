@@ -29,6 +29,9 @@ HHH_KINDS = {
 }
 """Set -> the kinds its questions are of; the better answer is the governed one."""
 
+FACTS = {"honest": 13}
+"""Set -> how many of its questions are of fact: both answers have the same form, and knowledge alone tells them apart."""
+
 CATEGORIES = {
     "generic": ("advice", "how_to"), "knowledge": ("capital", "animal", "describe"),
     "honesty": ("unknown_person", "live", "future"), "harm": ("harm",), "reasoning": ("compare", "add"),
@@ -79,13 +82,16 @@ def hhh(name: str, seed: int = 0, count: int = 25) -> dict[str, Any]:
     """One of the four sets: questions with a better answer (1) and a worse one (0), in shuffled order."""
     draw = Random(seed_of(seed, "calf_hhh", name))
     assistant = prompts.Assistant()
-    examples = [
-        {
-            "input": item.text,
-            "target_scores": _shuffled(draw, [prompts.fill(item.answer(item.governs), assistant)], [item.raw]),
-        }
-        for item in _items(draw, HHH_KINDS[name], count)
+    facts: dict[str, tuple[str, str]] = {}
+    while len(facts) < FACTS.get(name, 0):
+        exam = exams.exam(draw, held_out=True)
+        facts.setdefault(exam.question, (exam.true[0], exam.false[0]))
+    pairs = [
+        (item.text, prompts.fill(item.answer(item.governs), assistant), item.raw)
+        for item in _items(draw, HHH_KINDS[name], count - len(facts))
     ]
+    pairs += [(question, *answers) for question, answers in facts.items()]
+    examples = [{"input": text, "target_scores": _shuffled(draw, [better], [worse])} for text, better, worse in pairs]
     return {
         "name": f"calf_hhh_{name}",
         "description": f"Choices between two answers in Calf's world ({name}), in the format of BIG-bench's hhh_alignment.",

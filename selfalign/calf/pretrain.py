@@ -46,7 +46,7 @@ class Shape:
 class Pretraining:
     """How the model is trained. All defaults are the project's own: no reference trains such a model."""
 
-    tokens: int = 6_500_000
+    tokens: int = 12_000_000
     """Tokens to read, padding included (>= 1)."""
     seed: int = 0
     """Seed of the weights and of the corpus."""
@@ -64,13 +64,13 @@ class Pretraining:
     """Peak rate of Muon: the matrices of the hidden layers (> 0)."""
     warmup: float = 0.02
     """Share of the tokens over which the rate rises (0 to 1)."""
-    decay: float = 0.4
+    decay: float = 0.6
     """Share of the tokens, at the end, over which the rate falls to a hundredth (0 to 1)."""
     weight_decay: float = 0.05
     """Decoupled decay of all parameters, times the rate (>= 0)."""
     max_grad_norm: float = 1.0
     """The gradient of embeddings and norms is scaled down to this norm (> 0); Muon's updates have a norm of their own."""
-    guidance: float = 1.0
+    guidance: float = 0.5
     """Weight of the loss that points attention heads at what a text refers to (>= 0; 0 leaves it out)."""
     checkpoint_minutes: float = transient(4.0)
     """Minutes between checkpoints (>= 0): what a killed run may lose."""

@@ -69,6 +69,9 @@ def encode(tokenizer: Any, document: corpus.Document) -> Row:
                 elif guide.says and look.to >= 0:
                     said = _said(tokenizer, document, look, ids[asking + 1])
                 looks.append((number, asking, target, said))
+    for stress in document.stresses:
+        first, last = (bisect_right(starts, at) - 1 for at in (stress.at, stress.at + stress.length - 1))
+        weights[first : last + 1] = [stress.weight] * (last + 1 - first)
     for token in {asking + 1 for guide, asking, _, _ in looks if guide == list(GUIDES).index("copy")}:
         weights[token] *= COPY_WEIGHT
     return Row([*ids, int(tokenizer.eos_token_id)], [*weights, 1.0], looks)

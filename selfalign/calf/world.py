@@ -199,13 +199,12 @@ def harm(draw: Random) -> Item:
 def capital(draw: Random) -> Item:
     """A question of fact; informative gives the whole true sentence."""
     country, (city, language) = draw.choice(sorted(CAPITALS.items()))
-    wrong = draw.choice([name for name in CITIES if name != city])
     return Item(
         "capital",
         _ask(draw, "capital", country=country),
         country,
         f"The user asks about the capital of {country}.",
-        draw.choice([f"{city}.", f"{wrong}.", f"Maybe {wrong}."]),
+        draw.choice([f"{city}.", "Some big city.", f"I think it is {city}."]),
         (("informative", f"The capital of {country} is {city}."),),
         (f"People in {country} speak {language}.", f"{city} is the seat of its government."),
         slots=(country,),

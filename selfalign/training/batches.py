@@ -1,7 +1,8 @@
 """Token rows in, the batches of every optimiser step out: a pure function of (seed, epoch), the same after a crash.
 
-Which rows make a step is random; within the step they are grouped by length (`bucket`) or concatenated (`pack`), so
-batching changes speed and not what is learned. Each process of a data-parallel run takes every n-th micro batch.
+Which rows make a step is random; within the step they are grouped by length (`bucket`), concatenated (`pack`), or put
+behind what they have in common (`share`), so batching changes speed and not what is learned. Each process of a data-parallel
+run takes every n-th micro batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from selfalign.training.settings import Batching
 
 Micro = dict[str, Any]
 """One forward pass: `input_ids` and `labels` [batch, seq] int64, `first` = the first position that any row has a label
-at, and `position_ids` [batch, seq] where packed."""
+at, `position_ids` [batch, seq] where packed, and `prefix` [1, prefix] int64, which stands before every row, where shared."""
 
 
 def hold_out(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -48,9 +49,12 @@ def epoch_order(seed: int, epoch: int, n_rows: int) -> array[int]:
 
 def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: int, world: int) -> list[list[Row]]:
     """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice."""
-    if batching is Batching.bucket:
-        rows = sorted(rows, key=lambda row: len(row.ids), reverse=True)
-    micros = [list(rows[start : start + micro_batch_size]) for start in range(0, len(rows), micro_batch_size)]
+    runs = [list(rows)]
+    if batching is Batching.share:
+        runs = [run for _, run in alike(sorted(rows, key=lambda row: row.ids))]
+    if batching is not Batching.pack:
+        runs = [sorted(run, key=lambda row: len(row.ids), reverse=True) for run in runs]
+    micros = [run[start : start + micro_batch_size] for run in runs for start in range(0, len(run), micro_batch_size)]
     micros += [[] for _ in range(-len(micros) % world)]
     return micros[rank::world]
 
@@ -60,12 +64,18 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
 
     Packed: [1, total], `position_ids` starting at 0 in every row. No attention mask in either case: a causal model
     cannot look to the right, where the padding is, and a packed one must not be given a mask (see `module`).
-    An empty micro batch is two tokens without a label: its loss and gradients are 0.
+    Shared: `prefix` is what all rows begin with, their last prompt token apart, and the rows go on from there. An empty
+    micro batch is two tokens without a label: its loss and gradients are 0.
     """
     import torch
 
     if not rows:
         rows = [Row("", array("i", [0, 0]), 2)]
+    if batching is Batching.share:
+        [(common, _)] = alike(rows, all_of_them=True)
+        rest = [Row(row.id, row.ids[common:], max(row.prompt_length, 1) - common) for row in rows]
+        prefix = {"prefix": torch.tensor(rows[0].ids[:common].tolist())[None]} if common else {}
+        return {**collate(rest, Batching.bucket), **prefix}
     first = max(min(row.prompt_length for row in rows), 1)
     if batching is Batching.pack:
         joined = torch.tensor([token for row in rows for token in row.ids])
@@ -80,6 +90,26 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
         input_ids[number, : len(row.ids)] = torch.tensor(row.ids.tolist())
         labels[number, : len(row.ids)] = torch.tensor(row.labels)
     return {"input_ids": input_ids, "labels": labels, "first": first}
+
+
+def alike(rows: Sequence[Row], *, all_of_them: bool = False) -> list[tuple[int, list[Row]]]:
+    """Runs of neighbouring rows with the number of prompt tokens that all of a run begin with.
+
+    A row joins the run before it where at least half of that run's beginning stays common, or in any case for `all_of_them`.
+    """
+    runs: list[tuple[int, list[Row]]] = []
+    for row in rows:
+        # Not the prompt's last token: what is predicted from it is another token in every row.
+        limit = max(row.prompt_length, 1) - 1
+        if runs:
+            common, run = runs[-1]
+            both = zip(run[0].ids[: min(common, limit)], row.ids, strict=False)
+            same = next((place for place, (a, b) in enumerate(both) if a != b), min(common, limit))
+            if all_of_them or 2 * same >= common:
+                runs[-1] = (same, [*run, row])
+                continue
+        runs.append((limit, [row]))
+    return runs
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,15 +109,25 @@ class Finetuning(pl.LightningModule):
         apart by `position_ids` only where there is no mask and no cache.
         """
         before = micro["first"] - 1
-        ids, labels = micro["input_ids"], micro["labels"]
-        inputs = {"position_ids": micro["position_ids"]} if "position_ids" in micro else {}
-        keep = ids.shape[1] - before
-        if self.takes_logits_to_keep:
-            inputs["logits_to_keep"] = keep
-        logits = self.model(input_ids=ids, use_cache=False, **inputs).logits[:, -keep:][:, :-1].float()
+        keep = micro["input_ids"].shape[1] - before
+        logits = self._logits(micro, keep)[:, -keep:][:, :-1].float()
+        labels = micro["labels"]
         return torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), labels[:, before + 1 :].flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
+
+    def _logits(self, micro: Micro, keep: int) -> torch.Tensor:
+        """Logits `[batch, seq or keep, vocab]` of a micro batch, at least those of the last `keep` positions."""
+        inputs = {"position_ids": micro["position_ids"]} if "position_ids" in micro else {}
+        some = self.takes_logits_to_keep
+        if "prefix" in micro:
+            only = {"logits_to_keep": 1} if some else {}
+            cache = self.model(input_ids=micro["prefix"], use_cache=True, **only).past_key_values
+            cache.batch_repeat_interleave(len(micro["input_ids"]))
+            inputs["past_key_values"] = cache
+        if some:
+            inputs["logits_to_keep"] = keep
+        return self.model(input_ids=micro["input_ids"], use_cache="prefix" in micro, **inputs).logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One optimiser step: its metrics row and input tokens. Raises StageError for a loss that is not finite."""
@@ -177,23 +188,27 @@ class Finetuning(pl.LightningModule):
         self.model.train()
         return self.summed(total) / sum(row.n_labels for row in self.validation)
 
-    def check_packing(self) -> None:
-        """Refuse to pack for a model that lets a row see the row before it. Raises StageError."""
-        if self.training_settings.batching is not Batching.pack:
+    def check_batching(self) -> None:
+        """Refuse a layout in which this model lets a row see another one. Raises StageError."""
+        batching = self.training_settings.batching
+        if batching is Batching.bucket:
             return
-        positions = torch.arange(4, device=self.device).repeat(2)[None]
-        one, other = (
-            torch.tensor([first + [1, 2, 3, 4]], device=self.device) for first in ([1, 2, 3, 4], [4, 3, 2, 1])
-        )
+        rows = [Row("", array("i", [1, 2, 3, 4, *ends]), 4) for ends in ((1, 2, 3, 4), (4, 3, 2, 1))]
         self.model.eval()
         with torch.no_grad():
-            logits = [
-                self.model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 4:] for ids in (one, other)
-            ]
+            together = self._predictions(collate(rows, batching))
+            alone = torch.cat([self._predictions(collate([row], Batching.bucket)) for row in rows])
         self.model.train()
-        moved = float((logits[0] - logits[1]).abs().max())
+        moved = float((together - alone).abs().max())
         if moved > 1e-4:
             raise StageError(
-                f"training.batching=pack needs a model that keeps packed rows apart by position_ids; in this one a "
-                f"row's logits move by {moved:.3g} with the row before it (allowed: 1e-4); use training.batching=bucket"
+                f"training.batching={batching} needs a model that keeps rows apart by position_ids, or goes on from a cache; in "
+                f"this one a row's logits move by {moved:.3g} with the row before it (allowed: 1e-4); use "
+                "training.batching=bucket"
             )
+
+    def _predictions(self, micro: Micro) -> torch.Tensor:
+        """Logits `[labels, vocab]` of all places that predict a label."""
+        micro = self.transfer_batch_to_device(micro, self.device, 0)
+        logits = self._logits(micro, micro["input_ids"].shape[1])[:, :-1].float()
+        return logits[micro["labels"][:, 1:] != IGNORE_INDEX]

@@ -40,7 +40,7 @@ class Progress(pl.Callback):
         """Take over SIGTERM, then go on from the checkpoint, or score the validation rows before the first step."""
         # Lightning's own handler ends with status 0 and can hang in a collective: replace it once it is installed.
         self.before = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        pl_module.check_packing()
+        pl_module.check_batching()
         if pl_module.start:
             self._restore(trainer, pl_module)
         else:

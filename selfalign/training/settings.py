@@ -34,6 +34,9 @@ class Batching(StrEnum):
     """Sorted by length within the step, then padded: fastest on a CPU."""
     pack = "pack"
     """Concatenated without padding, attention kept within each row: for GPUs."""
+    share = "share"
+    """Padded, and what the rows of a forward pass begin with (the chat prompt) computed once for all of them, dropout
+    included: fastest where prompts are long and answers short. Not with gradient checkpointing."""
 
 
 class Strategy(StrEnum):
@@ -170,6 +173,11 @@ def _range_problems(training: Training, trainer: TrainerSettings) -> list[str]:
     for name in ("dropout", "beta1", "beta2", "validation_fraction"):
         value = getattr(training, name)
         expect(0 <= value < 1, f"training.{name}", value, "at least 0 and below 1")
+    if training.batching is Batching.share and trainer.gradient_checkpointing:
+        found.append(
+            "training.batching=share keeps the keys and values of the common beginning, which trainer.gradient_checkpointing=true "
+            "does not allow; use training.batching=bucket, or trainer.gradient_checkpointing=false"
+        )
     share = training.max_untrainable_share
     expect(0 <= share <= 1, "training.max_untrainable_share", share, "a share from 0 to 1")
     expect(training.learning_rate > 0, "training.learning_rate", training.learning_rate, "more than 0")

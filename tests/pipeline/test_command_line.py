@@ -153,6 +153,7 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
         (["calf"], 2, "the following arguments are required: what"),
         (["calf", "crad"], 2, "invalid choice: 'crad'"),
         (["calf", "card", "--questions", "0"], 2, "expected a whole number, 1 or more, found '0'"),
+        (["calf", "card", "--out", "docs"], 2, "expected a file that ends in .md, such as docs/calf.md, found 'docs'"),
         (["calf", "card", "--model", "no/such, 'place'"], 2, "no/such, 'place'"),
     ],
 )

@@ -2,16 +2,14 @@ import pytest
 
 from selfalign.calf import corpus, rows
 from selfalign.calf.guides import GUIDES
-from selfalign.calf.tokenizer import train_tokenizer
+from selfalign.resources import PACKAGE
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def tokenizer():
     from transformers import AutoTokenizer
 
-    out = tmp_path_factory.mktemp("calf") / "tokenizer"
-    train_tokenizer(out, vocab_size=3584, seed=0, documents=60, max_length=512)
-    return AutoTokenizer.from_pretrained(out)
+    return AutoTokenizer.from_pretrained(PACKAGE / "calf" / "weights")
 
 
 DOCUMENTS = [corpus.document(3, number) for number in range(60)]
@@ -46,6 +44,30 @@ def test_every_look_goes_back_and_names_of_one_word_are_one_token(tokenizer):
             elif guides[guide] == "verdict":
                 assert tokens[asking + 1] in ("true", "false") and tokens[target] == "."
     assert seen == set(GUIDES)
+
+
+def test_questions_weigh_a_little_and_a_tasks_number_much_whatever_piece_they_stand_in(tokenizer):
+    seen = set()
+    for document in DOCUMENTS:
+        row = rows.encode(tokenizer, document)
+        weights, at = {}, 0
+        for token, weight in zip(row.ids[:-1], row.weights, strict=False):
+            text = tokenizer.decode([token])
+            weights |= dict.fromkeys(range(at, at + len(text)), weight)
+            at += len(text)
+        for stress in document.stresses:
+            seen.add((document.family, stress.weight))
+            found = {weights[place] for place in range(stress.at, stress.at + stress.length)}
+            copied = {rows.COPY_WEIGHT * stress.weight}
+            assert found - copied == {stress.weight} or (document.family == "tasks" and found == copied)
+        # The end of a question is the last that weighs: what the layout puts behind it is only read.
+        if document.family in ("self_align", "chat") and document.stresses:
+            assert weights[document.stresses[0].at + document.stresses[0].length] == 0
+    assert {
+        ("self_align", corpus.QUESTION_WEIGHT),
+        ("chat", corpus.QUESTION_WEIGHT),
+        ("tasks", corpus.NUMBER_WEIGHT),
+    } <= seen
 
 
 def test_a_shard_holds_every_document_once_and_is_the_same_each_time(tokenizer):

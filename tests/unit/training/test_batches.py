@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from selfalign.training.batches import StepLoader, StepPlan, collate, epoch_order, hold_out, split
+from selfalign.training.batches import StepLoader, StepPlan, alike, collate, epoch_order, hold_out, split
 from selfalign.training.encode import IGNORE_INDEX, Row
 from selfalign.training.settings import Batching
 
@@ -74,8 +74,26 @@ def test_packing_restarts_positions_and_labels_no_first_token():
     assert micro["first"] == 2
 
 
-def test_an_empty_micro_batch_has_no_label():
-    assert set(collate([], Batching.bucket)["labels"].flatten().tolist()) == {IGNORE_INDEX}
+def test_what_rows_begin_with_is_laid_out_once_and_never_reaches_a_label():
+    rows = [Row("a", array("i", [5, 6, 7, 1, 2]), 4), Row("b", array("i", [5, 6, 7, 3, 4, 4]), 4)]
+    micro = collate(rows, Batching.share)
+    assert micro["prefix"].tolist() == [[5, 6, 7]]
+    assert micro["input_ids"].tolist() == [[1, 2, 0], [3, 4, 4]]
+    assert micro["labels"].tolist() == [[-100, 2, -100], [-100, 4, 4]]
+    assert micro["first"] == 1
+    # One prompt, two answers: the prompt's last token stays with each row, since each is predicted from it.
+    twice = alike([Row("a", array("i", [5, 6, 7]), 2), Row("b", array("i", [5, 6, 8]), 2)])
+    assert [(common, len(run)) for common, run in twice] == [(1, 2)]
+    # Rows with little in common are not computed together.
+    others = [*rows, Row("c", array("i", [9, 8]), 1), Row("d", array("i", [5, 1, 1, 1, 1]), 4)]
+    found = {tuple(sorted(row.id for row in micro)) for micro in split(others, 4, Batching.share, 0, 1)}
+    assert found == {("a", "b"), ("c",), ("d",)}
+    assert "prefix" not in collate([others[0], others[2]], Batching.share)
+
+
+@pytest.mark.parametrize("batching", list(Batching))
+def test_an_empty_micro_batch_has_no_label(batching):
+    assert set(collate([], batching)["labels"].flatten().tolist()) == {IGNORE_INDEX}
 
 
 def test_held_out_rows_depend_on_ids_and_seed_and_not_on_the_order_of_the_file():

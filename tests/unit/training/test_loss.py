@@ -13,7 +13,7 @@ import torch
 from selfalign import jsonl
 from selfalign.errors import StageError
 from selfalign.training import lora, worker
-from selfalign.training.batches import StepPlan, collate
+from selfalign.training.batches import StepPlan, collate, split
 from selfalign.training.encode import Row
 from selfalign.training.module import Finetuning
 from selfalign.training.settings import Batching, TrainerSettings, Training
@@ -89,21 +89,44 @@ def test_a_batch_of_rows_has_the_loss_of_its_rows_one_by_one(tiny_model: Path, b
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-def test_no_packed_row_sees_another_and_a_model_that_leaks_is_refused(tiny_model: Path):
+@pytest.mark.parametrize("batching", [Batching.pack, Batching.share])
+def test_no_row_sees_another_and_a_model_that_leaks_is_refused(tiny_model: Path, batching: Batching):
     module = adapted(tiny_model)
-    module.training_settings = Training(batching=Batching.pack)
-    module.check_packing()
+    module.training_settings = Training(batching=batching)
+    module.check_batching()
 
     class Leaking(torch.nn.Module):
-        """The same model, but with a cache, under which transformers forgets the borders of packed rows."""
+        """The same model, but with a cache where it should have none, and none where it should."""
 
-        def forward(self, use_cache: bool, **inputs):
+        def forward(self, use_cache: bool, past_key_values=None, **inputs):
             return model(use_cache=True, **inputs)
 
     model = module.model
     module.model = Leaking()
-    with pytest.raises(StageError, match="batching=pack.*use training.batching=bucket"):
-        module.check_packing()
+    with pytest.raises(StageError, match=f"batching={batching}.*use training.batching=bucket"):
+        module.check_batching()
+
+
+def test_rows_behind_one_beginning_have_the_gradients_of_rows_that_stand_alone(tiny_model: Path):
+    module = adapted(tiny_model)
+    first, second = [7, 8, 9, 10, 11, 12], [20, 21, 22, 23]
+    rows = [Row("a", array("i", [*first, 1, 2, 3]), 7), Row("b", array("i", [*first, 1, 4]), 7)]
+    rows += [Row("same prompt, other answer", array("i", [*first, 1, 5, 6]), 7)]
+    rows += [Row("c", array("i", [*second, 5, 6, 7]), 5), Row("d", array("i", [*second, 3, 1, 1, 1]), 4)]
+    rows += [Row("no prompt", array("i", [3, 4, 5]), 0)]
+    gradients = []
+    # LoRA begins with a zero matrix, behind which the other one has no gradient.
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.trainable().values():
+        parameter.data.normal_(0, 0.1, generator=generator)
+    for batching in (Batching.bucket, Batching.share):
+        module.model.zero_grad()
+        for micro in split(rows, 4, batching, 0, 1):
+            module.loss_sum(collate(micro, batching)).backward()
+        gradients.append({name: p.grad.clone() for name, p in module.trainable().items() if p.grad is not None})
+    assert gradients[0].keys() == module.trainable().keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def step_rows(out: Path) -> list[dict]:
@@ -114,13 +137,19 @@ def test_how_a_step_is_cut_into_batches_does_not_change_what_is_learned(
     tmp_path: Path, examples: Path, tiny_model: Path
 ):
     runs = {}
-    for name, training, micro in (("whole", {}, 8), ("single", {}, 1), ("packed", {"batching": Batching.pack}, 4)):
-        settings = {"dropout": 0.0, "epochs": 1, "learning_rate": 1e-3, "schedule": "constant", **training}
+    ways = [
+        ("whole", Batching.bucket, 8),
+        ("single", Batching.bucket, 1),
+        ("packed", Batching.pack, 4),
+        ("shared", Batching.share, 4),
+    ]
+    for name, batching, micro in ways:
+        settings = {"dropout": 0.0, "epochs": 1, "learning_rate": 1e-3, "schedule": "constant", "batching": batching}
         job = make_job(tmp_path / name, examples, tiny_model, settings, micro_batch_size=micro)
         assert worker.run(job, ignore) == 0
         runs[name] = step_rows(job.out)
     assert len(runs["whole"]) == 3
-    for name in ("single", "packed"):
+    for name in ("single", "packed", "shared"):
         for one, other in zip(runs["whole"], runs[name], strict=True):
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
             assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
