@@ -31,7 +31,7 @@ class Batching(StrEnum):
     """How the rows of an optimiser step are laid out for the model. It changes speed and rounding, not the loss."""
 
     bucket = "bucket"
-    """Sorted by length within the step, then padded: fastest on a CPU."""
+    """Sorted by length within the step, then padded: the safe choice."""
     pack = "pack"
     """Concatenated without padding, attention kept within each row: for GPUs."""
     share = "share"

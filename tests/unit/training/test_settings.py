@@ -11,6 +11,7 @@ from selfalign.training import job, settings
 from selfalign.training.schedules import learning_rate
 from selfalign.training.settings import (
     Accelerator,
+    Batching,
     Precision,
     Schedule,
     Strategy,
@@ -114,3 +115,10 @@ def test_importing_what_the_parent_needs_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_rows_begin_with_cannot_be_shared_under_gradient_checkpointing():
+    shared = Training(batching=Batching.share)
+    assert problems(shared, TrainerSettings()) == []
+    (problem,) = problems(shared, TrainerSettings(gradient_checkpointing=True))
+    assert "training.batching=share" in problem and "use training.batching=bucket" in problem
