@@ -23,8 +23,8 @@ from selfalign.calf import checkpoint
 from selfalign.calf.checkpoint import State
 from selfalign.calf.guides import Guides
 from selfalign.calf.muon import Muon
-from selfalign.calf.pretrain import Pretraining, Shape
 from selfalign.calf.rows import Batch, shard
+from selfalign.calf.settings import Pretraining, Shape
 from selfalign.errors import StageError
 
 METRICS_EVERY = 20

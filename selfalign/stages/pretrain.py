@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from selfalign import jsonl, resources
 from selfalign.artifacts import Artifact, Outcome
-from selfalign.calf.pretrain import Pretraining, pretrain, problems
+from selfalign.calf.pretrain import pretrain
+from selfalign.calf.settings import Pretraining, problems
 from selfalign.identity import digest, file_digest, plain
 from selfalign.stages.base import Context
 from selfalign.training.settings import Accelerator, Precision, TrainerSettings

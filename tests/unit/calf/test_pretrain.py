@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from selfalign.calf import pretrain
-from selfalign.calf.pretrain import Pretraining, Shape
+from selfalign.calf.settings import Pretraining, Shape, problems
 from selfalign.stages.base import Context
 from selfalign.stages.pretrain import Pretrain
 from selfalign.training.settings import TrainerSettings
@@ -108,7 +108,8 @@ def test_a_finished_run_that_was_not_published_is_not_computed_again(run, monkey
 @pytest.mark.slow
 def test_a_process_killed_at_any_moment_goes_on_to_the_same_bytes(run, tmp_path):
     (tmp_path / "job.py").write_text(
-        "from pathlib import Path\nfrom selfalign.calf.pretrain import *\n" + f"pretrain({TINY!r}, Path('out'))\n"
+        "from pathlib import Path\nfrom selfalign.calf.pretrain import *\nfrom selfalign.calf.settings import *\n"
+        + f"pretrain({TINY!r}, Path('out'))\n"
     )
     out, hits = tmp_path / "out", 0
     for number in range(5):
@@ -181,8 +182,8 @@ def test_the_rate_rises_stays_and_falls_to_a_hundredth():
     ],
 )
 def test_impossible_settings_are_named(settings, word):
-    assert pretrain.problems(Pretraining()) == []
-    found = pretrain.problems(replace(Pretraining(), **settings))
+    assert problems(Pretraining()) == []
+    found = problems(replace(Pretraining(), **settings))
     assert len(found) == 1 and word in found[0] and "expected" in found[0]
 
 
