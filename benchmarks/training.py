@@ -1,6 +1,6 @@
 """LoRA fine-tuning behind a long chat prompt: this project's trainer against transformers' Trainer with PEFT, in one process.
 
-    python benchmarks/training.py [--rows 64] [--prefix 300] [--epochs 4] [--rounds 3]
+    python benchmarks/training.py [--rows 32] [--prefix 300] [--epochs 2] [--rounds 3]
 
 A random four-million-parameter Llama on one CPU thread, float32, rank 16, no dropout, answers of 20 to 80 tokens. Both take the
 same steps of all rows, eight to a forward pass, padded or laid out as they do it. Rounds alternate; the figures are medians of
@@ -79,9 +79,9 @@ def theirs(model: Path, made: list[Example], out: Path, training: Training) -> f
 def main() -> None:
     """Print the rates and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64, help=f"a multiple of {MICRO}")
+    parser.add_argument("--rows", type=int, default=32, help=f"a multiple of {MICRO}")
     parser.add_argument("--prefix", type=int, default=300, help="tokens (here bytes) of the chat prompt")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)

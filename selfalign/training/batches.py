@@ -51,7 +51,7 @@ def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: 
     """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice."""
     runs = [list(rows)]
     if batching is Batching.share:
-        runs = [run for _, run in alike(sorted(rows, key=lambda row: row.ids))]
+        runs = alike(sorted(rows, key=lambda row: row.ids))
     if batching is not Batching.pack:
         runs = [sorted(run, key=lambda row: len(row.ids), reverse=True) for run in runs]
     micros = [run[start : start + micro_batch_size] for run in runs for start in range(0, len(run), micro_batch_size)]
@@ -72,7 +72,7 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
     if not rows:
         rows = [Row("", array("i", [0, 0]), 2)]
     if batching is Batching.share:
-        [(common, _)] = alike(rows, all_of_them=True)
+        common = common_beginning(rows)
         rest = [Row(row.id, row.ids[common:], max(row.prompt_length, 1) - common) for row in rows]
         prefix = {"prefix": torch.tensor(rows[0].ids[:common].tolist())[None]} if common else {}
         return {**collate(rest, Batching.bucket), **prefix}
@@ -92,23 +92,30 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
     return {"input_ids": input_ids, "labels": labels, "first": first}
 
 
-def alike(rows: Sequence[Row], *, all_of_them: bool = False) -> list[tuple[int, list[Row]]]:
-    """Runs of neighbouring rows with the number of prompt tokens that all of a run begin with.
+def common_beginning(rows: Sequence[Row]) -> int:
+    """How many tokens all rows begin with, prompt tokens only.
 
-    A row joins the run before it where at least half of that run's beginning stays common, or in any case for `all_of_them`.
+    A prompt's last token is never among them: what is predicted from it is another token in every row.
     """
-    runs: list[tuple[int, list[Row]]] = []
+    count = min(max(row.prompt_length, 1) - 1 for row in rows)
+    for row in rows[1:]:
+        both = zip(rows[0].ids[:count], row.ids, strict=False)
+        count = next((place for place, (a, b) in enumerate(both) if a != b), count)
+    return count
+
+
+def alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """Runs of neighbouring rows: one joins the run before it where at least half of that run's beginning stays common."""
+    runs: list[list[Row]] = []
+    common = 0
     for row in rows:
-        # Not the prompt's last token: what is predicted from it is another token in every row.
-        limit = max(row.prompt_length, 1) - 1
-        if runs:
-            common, run = runs[-1]
-            both = zip(run[0].ids[: min(common, limit)], row.ids, strict=False)
-            same = next((place for place, (a, b) in enumerate(both) if a != b), min(common, limit))
-            if all_of_them or 2 * same >= common:
-                runs[-1] = (same, [*run, row])
-                continue
-        runs.append((limit, [row]))
+        same = min(common, common_beginning([runs[-1][0], row])) if runs else 0
+        if runs and 2 * same >= common:
+            runs[-1].append(row)
+            common = same
+        else:
+            runs.append([row])
+            common = common_beginning([row])
     return runs
 
 
