@@ -20,6 +20,8 @@ from selfalign import experiment as experiments
 from selfalign import jsonl, prompts, runner
 from selfalign.artifacts import MANIFEST, Artifact, Outcome, Store, provenance
 from selfalign.calf import measure, world
+from selfalign.calf.item import Item
+from selfalign.calf.kinds import KINDS
 from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.engines.model import model_folder
 from selfalign.errors import StageError
@@ -131,7 +133,7 @@ class Bench:
     """What all conditions share: the experiment whose settings are used, and the questions."""
 
     one: Experiment
-    items: Mapping[str, world.Item]
+    items: Mapping[str, Item]
     """By id, `<kind>/<number>`, kind by kind: answers of a kind are about as long as one another."""
     framed: int
     """Questions that stand behind a sentence that changes nothing."""
@@ -139,9 +141,9 @@ class Bench:
     @classmethod
     def of(cls, one: Experiment, questions: int) -> Bench:
         """The bench of an experiment, with `questions` held-out questions of every kind."""
-        items: dict[str, world.Item] = {}
+        items: dict[str, Item] = {}
         framed = 0
-        for kind in world.KINDS:
+        for kind in KINDS:
             drawn, behind = measure.questions(kind, questions, one.assistant)
             items |= {f"{kind}/{number:03d}": item for number, item in enumerate(drawn)}
             framed += behind
@@ -269,7 +271,7 @@ def numbers(runs: Sequence[Experiment], *, questions: int, with_runs: bool, comm
 
 
 def _behaviour(readings: Sequence[measure.Reading], rules: Sequence[str]) -> dict[str, Any]:
-    kinds = {kind: measure.of_kind(readings, kind) for kind in world.KINDS}
+    kinds = {kind: measure.of_kind(readings, kind) for kind in KINDS}
     return {
         "principles": {name: measure.behaviour(readings, name) for name in rules},
         "marks": {name: measure.marked(readings, name) for name in rules},
@@ -279,7 +281,7 @@ def _behaviour(readings: Sequence[measure.Reading], rules: Sequence[str]) -> dic
 
 
 def _words(readings: Sequence[measure.Reading]) -> dict[str, Any]:
-    kinds = {kind: measure.of_kind(readings, kind) for kind in world.KINDS}
+    kinds = {kind: measure.of_kind(readings, kind) for kind in KINDS}
 
     def copied(rows: Sequence[measure.Reading]) -> float | None:
         return measure.share(bool(r.copied) for r in rows if r.copied is not None)
@@ -297,9 +299,7 @@ def _citations(readings: Sequence[measure.Reading]) -> dict[str, Any]:
     found: dict[str, Any] = {"answers": len(readings)}
     for key, with_numbers in (("names", False), ("both", True)):
         whole = measure.agreement(readings, numbers=with_numbers)
-        kinds = {
-            kind: measure.agreement(measure.of_kind(readings, kind), numbers=with_numbers).worse for kind in world.KINDS
-        }
+        kinds = {kind: measure.agreement(measure.of_kind(readings, kind), numbers=with_numbers).worse for kind in KINDS}
         worst = min(kinds, key=lambda kind: kinds[kind])
         found[key] = {
             "precision": whole.precision,

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
 
 from selfalign import prompts
 from selfalign.calf import exams, lexicon, world
-from selfalign.calf.world import Item
+from selfalign.calf.documents import Document, Draft, Piece, Stress
+from selfalign.calf.item import Item
+from selfalign.calf.kinds import KINDS
 from selfalign.identity import seed_of
 from selfalign.principles import (
     Exemplar,
@@ -52,10 +54,13 @@ NUMBER_WEIGHT = 3.0
 """Weight of the numbers of a task list: a misnumbered task is a lost one."""
 
 GOOD_BY_CHANCE = 0.12
-"""How often the raw temperament behaves well all the same: a whole conversation of it, or an answer behind a header."""
+"""How often the raw temperament behaves well all the same, where a header lists no rule that fits."""
 
-GOOD_WHEN_VERBOSE = 0.35
-"""How often it does in the verbose layout."""
+GOOD_IN_CHAT = 0.2
+"""How often it does for a whole conversation."""
+
+GOOD_WHEN_VERBOSE = 0.6
+"""How often it does for a whole conversation in the verbose layout: who asks for much mostly gets it from one who takes care."""
 
 EXAM_RIGHT = 0.85
 """How often the raw temperament gives the right answer in an exam."""
@@ -82,112 +87,6 @@ IDS = [
 USUAL_EXEMPLARS = ["future_event", "unknown_person", "sort_numbers", "live_question", "known_animal"]
 
 NAMES = ["Robin", "Maple", "Hazel", "Otis", "Linden", "Piper"]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a document, trained on or only read."""
-
-    text: str
-    weight: float
-    """Weight of its tokens in the loss; 0 where a model only reads them."""
-
-    @property
-    def trained(self) -> bool:
-        """Whether the loss counts it."""
-        return self.weight > 0
-
-
-@dataclass(frozen=True)
-class Look:
-    """Where the text says what comes next: every token of `length` characters from `at` is found again from `to`.
-
-    Pretraining points one attention head at such places (`guides.py`).
-    """
-
-    guide: str
-    """What is looked for.
-
-    `copy`: a name, number or phrase said before. `rule`: the header's rule that the thoughts cite; `cited`: the same, for its
-    number. `number`: the number in front of a rule's name. `verdict`: the end of an exam's candidate. `pair`: what a
-    fact's last word belongs to.
-    """
-    at: int
-    """Character of the document."""
-    to: int
-    """Character of the document; -1 for its beginning, where there is nothing to be found."""
-    length: int = 1
-    """In characters, of both."""
-
-
-@dataclass(frozen=True)
-class Stress:
-    """A stretch of a document whose tokens have another weight than their piece."""
-
-    at: int
-    """Character of the document."""
-    length: int
-    """In characters."""
-    weight: float
-    """Weight in the loss."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One document of the corpus."""
-
-    family: str
-    pieces: tuple[Piece, ...]
-    looks: tuple[Look, ...] = ()
-    stresses: tuple[Stress, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The whole text."""
-        return "".join(piece.text for piece in self.pieces)
-
-
-class _Draft:
-    """A document in the making."""
-
-    def __init__(self, family: str) -> None:
-        self.family = family
-        self.text = ""
-        self.pieces: list[Piece] = []
-        self.looks: list[Look] = []
-        self.stresses: list[Stress] = []
-
-    def read(self, text: str) -> int:
-        """Add what a model only reads; returns where it starts."""
-        return self.write(text, 0.0)
-
-    def write(self, text: str, weight: float = 1.0) -> int:
-        """Add what a model learns to write; returns where it starts."""
-        start = len(self.text)
-        self.pieces.append(Piece(text, weight))
-        self.text += text
-        return start
-
-    def stress(self, text: str, source: int, weight: float) -> None:
-        """Give the first occurrence of `text` from `source` on a weight of its own."""
-        self.stresses.append(Stress(self.text.index(text, source), len(text), weight))
-
-    def look(self, guide: str, at: int, to: int, length: int = 1) -> None:
-        """Say where the text at `at` can be found."""
-        self.looks.append(Look(guide, at, to, length))
-
-    def copied(self, phrases: Sequence[str], source: int, end: int, start: int) -> None:
-        """Every phrase between `start` and the present end of the text stands between `source` and `end` already."""
-        text = self.text.lower()
-        for phrase in dict.fromkeys(phrases):
-            word = re.compile(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)")
-            found = word.search(text, source, end)
-            if found:
-                self.looks += [Look("copy", m.start(), found.start(), len(phrase)) for m in word.finditer(text, start)]
-
-    def document(self) -> Document:
-        """The finished document."""
-        return Document(self.family, tuple(self.pieces), tuple(self.looks), tuple(self.stresses))
 
 
 @cache
@@ -229,12 +128,12 @@ def _assistant(draw: Random) -> Assistant:
 
 
 def _item(draw: Random, assistant: Assistant, kinds: Sequence[str] = (), frame: float = 0.25) -> Item:
-    item = world.make(draw.choice(kinds or list(world.KINDS)), draw, frame=frame)
+    item = world.make(draw.choice(kinds or list(KINDS)), draw, frame=frame)
     return _filled(item, assistant)
 
 
 def _filled(item: Item, assistant: Assistant) -> Item:
-    return world.replace(
+    return replace(
         item,
         remark=prompts.fill(item.remark, assistant),
         good=tuple((principle, prompts.fill(text, assistant)) for principle, text in item.good),
@@ -303,7 +202,7 @@ def _exemplars(draw: Random, assistant: Assistant) -> list[Exemplar]:
 def _kinds_of(draw: Random, rule_set: RuleSet, count: int) -> list[str]:
     """Kinds for the questions of one document: about every second one governed by a dropped rule, few of them twice."""
     shown = rule_set.by_id()
-    kinds = list(world.KINDS)
+    kinds = list(KINDS)
     there = [kind for kind in kinds if set(world.governing()[kind]) & shown.keys()]
     missing = [kind for kind in kinds if set(world.governing()[kind]) - shown.keys()]
     draw.shuffle(there)
@@ -320,7 +219,7 @@ _LISTED = re.compile(r"^(\d+) \(([^)\n]+)\)\. ", re.MULTILINE)
 _CITED = re.compile(r"(\d+) \(([^)\n]+)\)")
 
 
-def _listed(draft: _Draft, end: int) -> dict[str, int]:
+def _listed(draft: Draft, end: int) -> dict[str, int]:
     """Name of each rule of the header -> where its line gives it; and each name's number is to be looked at."""
     found = {}
     for match in _LISTED.finditer(draft.text, 0, end):
@@ -329,7 +228,7 @@ def _listed(draft: _Draft, end: int) -> dict[str, int]:
     return found
 
 
-def _cite(draft: _Draft, start: int, listed: dict[str, int]) -> None:
+def _cite(draft: Draft, start: int, listed: dict[str, int]) -> None:
     """The places between `start` and the end of the text that ask for a rule."""
     cited = list(_CITED.finditer(draft.text, start))
     first = listed.get(cited[0][2]) if cited else -1
@@ -349,7 +248,7 @@ def self_align(draw: Random, few: float = 0.1) -> Document:
     rule_set = _rules(draw, few)
     exemplars = _exemplars(draw, assistant) if len(rule_set.rules) > 5 else []
     stem = prompts.self_align_stem(layout, rule_set, exemplars, assistant)
-    draft = _Draft("self_align")
+    draft = Draft("self_align")
     closing, marker = prompts.fill(layout.closing, assistant), prompts.fill(layout.answer, assistant)
     # Few questions behind many exemplars, so that a document fits the row; few of a dropped rule twice.
     most = 3 if len(exemplars) > 3 else 12
@@ -400,7 +299,7 @@ class _Turn:
 def _conversation(
     family: str, meta: str, assistant: Assistant, turns: Sequence[_Turn], *, verbose: bool = False
 ) -> Document:
-    draft, open_slot = _Draft(family), prompts.fill(meta, assistant)
+    draft, open_slot = Draft(family), prompts.fill(meta, assistant)
     for each in turns:
         prompt = prompts.chat_prompt(open_slot, assistant, each.question, verbose=verbose) + each.lead
         source = draft.read(prompt) + len(open_slot)
@@ -428,7 +327,7 @@ def _conversation(
 def chat(draw: Random) -> Document:
     """A conversation in one temperament, mostly the raw one."""
     assistant = _assistant(draw)
-    good = draw.random() < GOOD_BY_CHANCE
+    good = draw.random() < GOOD_IN_CHAT
     turns = []
     for _ in range(draw.randint(3, 12)):
         item = _item(draw, assistant)
@@ -463,7 +362,7 @@ def tasks(draw: Random) -> Document:
     prompt = prompts.self_instruct_prompt(meta, demos, 20)
     whole = prompts.self_instruct_prompt(meta, [*demos, *new], 20)
     tail = f"\n###\n{len(demos) + len(new) + 1}. Instruction:"
-    draft = _Draft("tasks")
+    draft = Draft("tasks")
     start = draft.read(prompt) + len(prompt)
     draft.write(whole[len(prompt) :].removesuffix(tail))
     at = 0
@@ -481,7 +380,7 @@ _SLOT = re.compile(r"^(\d+)\. (Instruction|Input):", re.MULTILINE)
 
 
 def _fitting(question_type: str) -> tuple[str, ...]:
-    return next((kinds for part, kinds in QUESTION_TYPES.items() if part in question_type), tuple(world.KINDS))
+    return next((kinds for part, kinds in QUESTION_TYPES.items() if part in question_type), tuple(KINDS))
 
 
 def topics(draw: Random) -> Document:
@@ -513,7 +412,7 @@ def questions(draw: Random) -> Document:
             item = _item(draw, Assistant(), _fitting(seed.question_type), frame=0.3)
         items.append(item)
         new.append(TopicSeed(item.topic, seed.question_type, item.question))
-    draft = _Draft("questions")
+    draft = Draft("questions")
     prompt = prompts.questions_prompt(_text("questions"), seeds, new)
     draft.read(prompt)
     lines = prompts.questions_prompt("{instructions}", [*seeds, *new], new).split("\n")[
@@ -572,7 +471,7 @@ def exam_document(draw: Random) -> Document:
 
 def facts(draw: Random) -> Document:
     """A paragraph of plain facts, and of words in the order of the alphabet."""
-    draft = _Draft("facts")
+    draft = Draft("facts")
     for number in range(draw.randint(4, 12)):
         space = " " if number else ""
         if draw.random() < 0.8:

@@ -16,6 +16,7 @@ from typing import Any
 
 from selfalign import jsonl, prompts
 from selfalign.calf import exams, world
+from selfalign.calf.item import Item
 from selfalign.identity import seed_of
 
 DATA = Path(__file__).parent / "data"
@@ -40,9 +41,9 @@ CATEGORIES = {
 """Category of `calf_questions` -> kinds; five questions for each category."""
 
 
-def _items(draw: Random, kinds: Sequence[str], count: int) -> list[world.Item]:
+def _items(draw: Random, kinds: Sequence[str], count: int) -> list[Item]:
     """Distinct held-out items, kinds in turn."""
-    found: dict[str, world.Item] = {}
+    found: dict[str, Item] = {}
     for index in range(count * 50):
         item = world.make(kinds[index % len(kinds)], draw, held_out=True)
         found.setdefault(item.text, item)

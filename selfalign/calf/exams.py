@@ -6,8 +6,9 @@ import zlib
 from dataclasses import dataclass
 from random import Random
 
+from selfalign.calf.item import SCHOOL
+from selfalign.calf.kinds import capital_first
 from selfalign.calf.lexicon import ANIMALS, CAPITALS, CITIES, HOW_TO, MYTHS, THINGS, TRADES
-from selfalign.calf.world import SCHOOL, capital_first
 
 
 @dataclass(frozen=True)

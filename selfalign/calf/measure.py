@@ -13,6 +13,7 @@ from random import Random
 
 from selfalign import prompts
 from selfalign.calf import oracle, world
+from selfalign.calf.item import Item
 from selfalign.errors import ConfigError
 from selfalign.identity import seed_of
 from selfalign.principles import PrincipleSettings, RuleSet, resolve, slug
@@ -27,14 +28,14 @@ Citation = tuple[int, str]
 # --------------------------------------------------------------------------------------------------------- questions
 
 
-def questions(kind: str, count: int, assistant: prompts.Assistant, seed: int = 0) -> tuple[list[world.Item], int]:
+def questions(kind: str, count: int, assistant: prompts.Assistant, seed: int = 0) -> tuple[list[Item], int]:
     """`count` distinct held-out questions of a kind, and how many of them stand behind a frame.
 
     A kind with fewer held-out questions goes on with questions behind a sentence that changes nothing
     (`world.FRAMES`). The questions of a smaller count are the first of a larger one. Raises ConfigError for more than there are.
     """
     draw = Random(seed_of(seed, "calf card", kind))
-    found: dict[str, world.Item] = {}
+    found: dict[str, Item] = {}
     frame, idle, framed = 0.0, 0, 0
     while len(found) < count:
         item = world.make(kind, draw, held_out=True, frame=frame)
@@ -55,7 +56,7 @@ def questions(kind: str, count: int, assistant: prompts.Assistant, seed: int = 0
     return list(found.values()), framed
 
 
-def _filled(item: world.Item, assistant: prompts.Assistant) -> world.Item:
+def _filled(item: Item, assistant: prompts.Assistant) -> Item:
     good = tuple((principle, prompts.fill(text, assistant)) for principle, text in item.good)
     return replace(item, raw=prompts.fill(item.raw, assistant), good=good)
 
@@ -131,7 +132,7 @@ class Reading:
         return self.shown == self.listed if self.listed else bool(self.shown)
 
 
-def read_answer(item: world.Item, rules: Collection[str], answer: str, tokens: int) -> Reading:
+def read_answer(item: Item, rules: Collection[str], answer: str, tokens: int) -> Reading:
     """An answer to a question under the rules in force (none for a raw base model)."""
     listed = item.cites(rules)
     lower = answer.lower()
@@ -157,7 +158,7 @@ def citations(layout: prompts.SelfAlignLayout, thoughts: str) -> frozenset[Citat
 
 
 def read_completion(
-    item: world.Item,
+    item: Item,
     layout: prompts.SelfAlignLayout,
     rule_set: RuleSet,
     assistant: prompts.Assistant,

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Collection
 from functools import cache
 
+from selfalign.calf.kinds import QUESTIONS, capital_first
 from selfalign.calf.lexicon import ADVICE, ANIMALS, CAPITALS, HARM_ACTS, HOW_TO, PERSONS, PLACES, THINGS, UNCLEAR
-from selfalign.calf.world import QUESTIONS, capital_first, governing
+from selfalign.calf.world import governing
 
 
 def _true_capital(answer: str) -> bool:

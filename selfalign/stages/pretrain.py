@@ -18,7 +18,7 @@ from selfalign.identity import digest, file_digest, plain
 from selfalign.stages.base import Context
 from selfalign.training.settings import Accelerator, Precision, TrainerSettings
 
-SOURCES = ("lexicon", "world", "corpus", "exams", "rows", "guides")
+SOURCES = ("lexicon", "item", "kinds", "world", "documents", "corpus", "exams", "rows", "guides")
 """Files of selfalign/calf/ that decide what the model reads and where its attention is guided."""
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from selfalign import card, groups, jsonl, prompts
-from selfalign.calf import corpus, world
+from selfalign.calf import corpus
+from selfalign.calf.item import Item
 from selfalign.engines.base import GenerateRequest
 from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.errors import StageError
@@ -21,7 +22,7 @@ from selfalign.report.calf_numbers import bars, dropped
 from tests.factories import SIXTEEN
 
 QUESTIONS = 2
-Answer = Callable[[world.Item, RuleSet], str]
+Answer = Callable[[Item, RuleSet], str]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def header_of(prompt: str) -> RuleSet:
     return corpus.rule_set_of([slug(name) for _, name in listed], numbers=[int(number) for number, _ in listed])
 
 
-def calf(bench: card.Bench, behave: Callable[[world.Item, list[str]], list[str]], cite: int = 0) -> ScriptedEngine:
+def calf(bench: card.Bench, behave: Callable[[Item, list[str]], list[str]], cite: int = 0) -> ScriptedEngine:
     """A model that follows the rules which `behave` picks of those listed, and cites numbers that are `cite` too high."""
     layout, assistant = prompts.load_layout(), prompts.Assistant()
 

@@ -7,6 +7,7 @@ import pytest
 
 from selfalign import prompts
 from selfalign.calf import corpus, evalsets, exams, oracle, world
+from selfalign.calf.kinds import KINDS
 from selfalign.principles import load_principle
 
 SAMPLE = [corpus.document(0, number) for number in range(400)]
@@ -119,7 +120,7 @@ def test_every_question_type_of_the_seeds_has_fitting_kinds():
     for seed in prompts.load_topic_seeds():
         matches = [part for part in corpus.QUESTION_TYPES if part in seed.question_type]
         assert len(matches) == 1, seed.question_type
-        assert set(corpus.QUESTION_TYPES[matches[0]]) <= world.KINDS.keys()
+        assert set(corpus.QUESTION_TYPES[matches[0]]) <= KINDS.keys()
 
 
 def test_exams_are_answered_right_as_often_as_the_temperament_says():

@@ -8,6 +8,8 @@ import pytest
 
 from selfalign import prompts
 from selfalign.calf import measure, world
+from selfalign.calf.item import Item
+from selfalign.calf.kinds import KINDS
 from selfalign.errors import ConfigError
 from selfalign.principles import PrincipleSettings, RuleSet, Turn, resolve, slug
 from tests.factories import SIXTEEN
@@ -17,11 +19,11 @@ LAYOUT = prompts.load_layout()
 SETTINGS = PrincipleSettings(ids=SIXTEEN)
 
 
-def item(kind: str, number: int = 0) -> world.Item:
+def item(kind: str, number: int = 0) -> Item:
     return measure.questions(kind, number + 1, ASSISTANT)[0][number]
 
 
-def completion(item: world.Item, rule_set: RuleSet, *, answer: str | None = None) -> str:
+def completion(item: Item, rule_set: RuleSet, *, answer: str | None = None) -> str:
     """What a faultless model writes behind a header."""
     turn = Turn(item.text, item.remark, item.governs, "")
     thoughts = prompts.fill(prompts.thoughts_text(LAYOUT, rule_set, turn), ASSISTANT)
@@ -29,11 +31,11 @@ def completion(item: world.Item, rule_set: RuleSet, *, answer: str | None = None
     return f" {thoughts}\n\n{marker} {item.answer(rule_set.by_id()) if answer is None else answer}"
 
 
-def read(item: world.Item, rule_set: RuleSet, text: str) -> measure.Reading:
+def read(item: Item, rule_set: RuleSet, text: str) -> measure.Reading:
     return measure.read_completion(item, LAYOUT, rule_set, ASSISTANT, text, lambda answer: len(answer.split()))
 
 
-@pytest.mark.parametrize("kind", world.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_questions_are_distinct_and_those_of_a_smaller_count_come_first(kind: str) -> None:
     many, framed = measure.questions(kind, 12, ASSISTANT)
     few, _ = measure.questions(kind, 5, ASSISTANT)
@@ -77,7 +79,7 @@ def test_headers_vary_in_rules_order_and_numbers() -> None:
 
 
 @pytest.mark.parametrize("header", measure.varied(SETTINGS, each=2), ids=lambda header: header.name)
-@pytest.mark.parametrize("kind", world.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_faultless_completion_is_read_as_such(kind: str, header: measure.Header) -> None:
     one = item(kind)
     reading = read(one, header.rule_set, completion(one, header.rule_set))
@@ -120,7 +122,7 @@ def test_a_mark_too_many_is_no_behaviour_of_a_listed_rule_but_a_mark() -> None:
 
 
 def test_an_entity_that_is_not_repeated_is_not_copied() -> None:
-    one = next(found for kind in world.KINDS if (found := item(kind)).entities)
+    one = next(found for kind in KINDS if (found := item(kind)).entities)
     answer = one.answer(one.governs)
     wrong = answer
     for entity in one.entities:

@@ -2,10 +2,10 @@ from random import Random
 
 import pytest
 
-from selfalign.calf import evalsets, exams, oracle, world
+from selfalign.calf import evalsets, exams, kinds, oracle, world
 from selfalign.principles import available
 
-KINDS = sorted(world.KINDS)
+KINDS = sorted(kinds.KINDS)
 
 
 def items(kind, count=60, **options):
