@@ -5,6 +5,7 @@ Source: none; the paper starts from LLaMA. The embedded model stands in for such
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,18 @@ from typing import Any, ClassVar
 
 from selfalign import jsonl, resources
 from selfalign.artifacts import Artifact, Outcome
+from selfalign.calf import corpus
 from selfalign.calf.pretrain import pretrain
 from selfalign.calf.settings import Pretraining, problems
 from selfalign.identity import digest, file_digest, plain
 from selfalign.stages.base import Context
 from selfalign.training.settings import Accelerator, Precision, TrainerSettings
 
-SOURCES = ("lexicon", "item", "kinds", "world", "documents", "corpus", "exams", "rows", "guides")
-"""Files of selfalign/calf/ that decide what the model reads and where its attention is guided."""
+DIGESTED = 2000
+"""Documents that tell one corpus from another: enough that each seed task stands in some."""
 
+ROW_MAKERS = ("rows", "guides")
+"""Files of selfalign/calf/ that turn documents into what is trained on."""
 
 RECORD = "training.json"
 """Beside the weights: how they were trained."""
@@ -35,7 +39,7 @@ class Pretrain(Pretraining):
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
     def identity(self, context: Context) -> Mapping[str, Any]:
-        """Settings, precision, and all files that the corpus is made from."""
+        """Settings, precision, and the corpus."""
         return {
             "settings": plain(self),
             "content": {"corpus": corpus_digest()},
@@ -70,12 +74,20 @@ class Pretrain(Pretraining):
 
 
 def corpus_digest() -> str:
-    """sha256 over principles, exemplars, prompt texts and seeds, as the corpus finds them, and over its own source."""
-    package, shipped = resources.PACKAGE, resources.shipped_root()
-    texts = sorted(path.relative_to(shipped).as_posix() for path in (shipped / "principles").rglob("*.*"))
-    code = [package / "prompts.py", package / "principles.py", *(package / "calf" / f"{name}.py" for name in SOURCES)]
-    found = {name: file_digest(resources.find(name)) for name in texts}
-    return digest(found | {path.relative_to(package).as_posix(): file_digest(path) for path in code})
+    """sha256 over what is read: the first documents, the tokenizer's words, and the source of what makes rows of them.
+
+    Documents count and not the code that writes them, so that weights stay those of the committed recipe when a file that the
+    corpus also uses (`prompts.py`, a text of `principles/`) changes in what the corpus does not.
+    """
+    content = hashlib.sha256()
+    for number in range(DIGESTED):
+        content.update(repr(corpus.document(0, number, corpus.few_rules(number / DIGESTED))).encode())
+    for text in corpus.tokenizer_texts(0, 0):
+        content.update(text.encode())
+    folder = resources.PACKAGE / "calf"
+    return digest(
+        {"documents": content.hexdigest()} | {name: file_digest(folder / f"{name}.py") for name in ROW_MAKERS}
+    )
 
 
 def _on_cuda(trainer: TrainerSettings) -> bool:

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from selfalign.calf import pretrain
+from selfalign import resources
+from selfalign.calf import corpus, pretrain
 from selfalign.calf.settings import Pretraining, Shape, problems
+from selfalign.stages import pretrain as stage
 from selfalign.stages.base import Context
 from selfalign.stages.pretrain import Pretrain
 from selfalign.training.settings import TrainerSettings
@@ -193,14 +195,32 @@ def test_more_devices_than_one_are_refused():
     assert "expected one device, found" in found and "use trainer=single" in found
 
 
-def test_the_name_covers_every_text_of_the_corpus(tmp_path, monkeypatch):
-    from selfalign import resources
-    from selfalign.stages.pretrain import corpus_digest
+CHANGES = {
+    "candor.yaml": ("does not know when", "cannot know when"),
+    "prompts/concise.txt": ("## Conversation", "## Talk"),
+    "seeds/tasks.jsonl": ('"instruction": "', '"instruction": "Now '),
+}
 
-    before = corpus_digest()
+
+def test_the_name_covers_what_the_corpus_says_and_nothing_else(tmp_path, monkeypatch):
+    def found() -> str:
+        # A process reads its texts once.
+        for name, value in vars(corpus).items():
+            if name.startswith("_") and hasattr(value, "cache_clear"):
+                value.cache_clear()
+        return stage.corpus_digest()
+
+    monkeypatch.setattr(stage, "DIGESTED", 200)
+    shipped = {name: resources.find(f"principles/{name}").read_text() for name in CHANGES}
+    before = found()
     monkeypatch.chdir(tmp_path)
-    assert corpus_digest() == before
-    (tmp_path / "principles").mkdir()
-    text = resources.find("principles/candor.yaml").read_text()
-    (tmp_path / "principles" / "candor.yaml").write_text(text + "\n")
-    assert corpus_digest() != before
+    for name, (old, new) in CHANGES.items():
+        path = tmp_path / "principles" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert old in shipped[name]
+        path.write_text(shipped[name].replace(old, new))
+        assert found() != before, name
+        path.unlink()
+    (tmp_path / "principles/candor.yaml").write_text(f"# The same rule.\n{shipped['candor.yaml']}")
+    (tmp_path / "principles/prompts/another.txt").write_text("A text of which the corpus knows nothing.")
+    assert found() == before
