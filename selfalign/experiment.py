@@ -21,6 +21,7 @@ from selfalign.pipeline import Node
 from selfalign.principles import ExemplarSettings, PrincipleSettings
 from selfalign.prompts import Assistant
 from selfalign.stages.base import Context
+from selfalign.stages.contamination import Contaminated, Contamination, ContaminationSettings
 from selfalign.stages.engrave import Engrave
 from selfalign.stages.evaluate import SUBJECTS, Evaluate
 from selfalign.stages.merge import Merge
@@ -92,6 +93,8 @@ class Experiment:
     """Stage 1b."""
     merge: Merge = field(default_factory=Merge)
     """Stage 1c."""
+    contamination: ContaminationSettings = field(default_factory=ContaminationSettings)
+    """Comparison of all prompts with the evaluation sets."""
     self_align: SelfAlign = field(default_factory=SelfAlign)
     """Stage 2."""
     engrave: Engrave = field(default_factory=Engrave)
@@ -140,12 +143,18 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         sources["red_team"] = "red_team"
     if sources or experiment.merge.file:
         nodes["prompts"] = Node(experiment.merge, sources)
+    asked = "prompts"
+    if asked in nodes and experiment.contamination.mode is not Contaminated.off:
+        check = Contamination(experiment.contamination, experiment.evaluation)
+        nodes["contamination"] = Node(check, {"prompts": asked})
+        # Only where the check takes prompts out does anything depend on the evaluation sets.
+        asked = "contamination" if experiment.contamination.mode is Contaminated.remove else asked
     if on.self_align:
-        nodes["responses"] = Node(experiment.self_align, {"prompts": "prompts"})
+        nodes["responses"] = Node(experiment.self_align, {"prompts": asked})
     if on.engrave:
         nodes["engraved"] = Node(experiment.engrave, {"responses": "responses"})
     if on.verbose_clone:
-        nodes["verbose_responses"] = Node(experiment.verbose_clone, {"prompts": "prompts", "adapter": "engraved"})
+        nodes["verbose_responses"] = Node(experiment.verbose_clone, {"prompts": asked, "adapter": "engraved"})
         start = {"adapter": "engraved"} if on.follow_first else {}
         nodes["cloned"] = Node(experiment.verbose_engrave, {"responses": "verbose_responses", **start})
     if on.evaluate:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 
-from rapidfuzz import process
-from rapidfuzz.distance import Indel
+from selfalign.similarity import ngrams, rouge_tokens
 
 # ----------------------------------------------------------------------------------------------------- instructions
 
@@ -40,57 +39,6 @@ def first_character(text: str) -> str:
     if text[:1] in string.punctuation:
         return "starts_with_punctuation" if text else "empty"
     return "" if text[0].isascii() else "starts_non_ascii"
-
-
-def rouge_tokens(text: str) -> list[str]:
-    """Tokens of rouge_score's default tokenizer without stemming: lower case, runs of a-z and 0-9."""
-    return re.findall(r"[a-z0-9]+", text.lower())
-
-
-def rouge_l(left: Sequence[str], right: Sequence[str]) -> float:
-    """ROUGE-L F (beta 1) of two token sequences, 0..1; equal to rouge_score's up to rounding."""
-    return Indel.normalized_similarity(left, right) if left and right else 0.0
-
-
-class Novelty:
-    """A growing pool of instructions that a new one must not resemble.
-
-    Each distinct token becomes one character, so that ROUGE-L F is the normalised Indel similarity of two strings and
-    the compiled library compares a candidate with the whole pool in one call.
-    """
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-        self._characters: dict[str, str] = {}
-        self._pool: list[str] = []
-        self._without_tokens: set[str] = set()
-
-    def _encode(self, text: str) -> str:
-        # Private-use planes only: no surrogates, and room for 130,000 distinct tokens before wrapping into others.
-        return "".join(
-            self._characters.setdefault(token, chr(0xF0000 + len(self._characters))) for token in rouge_tokens(text)
-        )
-
-    def add(self, text: str) -> None:
-        """Put an instruction into the pool."""
-        if encoded := self._encode(text):
-            self._pool.append(encoded)
-        else:
-            self._without_tokens.add(text)
-
-    def reason(self, text: str) -> str:
-        """`too_similar` where ROUGE-L F with any instruction of the pool is above the threshold.
-
-        ROUGE's tokens are a-z and 0-9: for it, texts of other scripts have nothing in common. They are compared whole.
-        """
-        encoded = self._encode(text)
-        if not encoded:
-            return "too_similar" if text in self._without_tokens else ""
-        nearest = process.extractOne(
-            encoded, self._pool, scorer=Indel.normalized_similarity, score_cutoff=self.threshold
-        )
-        # A similarity that equals the threshold passes; 1e-9 absorbs the rounding of the division.
-        return "too_similar" if nearest is not None and nearest[1] > self.threshold + 1e-9 else ""
 
 
 # -------------------------------------------------------------------------------------------------------- responses
@@ -132,8 +80,7 @@ class ExemplarCopies:
         self._grams = {gram for answer in exemplar_answers for gram in self._ngrams(answer)}
 
     def _ngrams(self, text: str) -> list[tuple[str, ...]]:
-        words = rouge_tokens(text)
-        return [tuple(words[index : index + self.size]) for index in range(len(words) - self.size + 1)]
+        return ngrams(rouge_tokens(text), self.size)
 
     def reason(self, text: str, question: str) -> str:
         """`exemplar_copy` where the answer shares an n-gram with an exemplar's answer that is not in its own

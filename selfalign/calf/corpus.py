@@ -54,10 +54,7 @@ NUMBER_WEIGHT = 3.0
 """Weight of the numbers of a task list: a misnumbered task is a lost one."""
 
 GOOD_BY_CHANCE = 0.12
-"""How often the raw temperament behaves well all the same, where a header lists no rule that fits."""
-
-GOOD_IN_CHAT = 0.2
-"""How often it does for a whole conversation."""
+"""How often the raw temperament behaves well all the same: a whole conversation of it, or an answer behind a header."""
 
 GOOD_WHEN_VERBOSE = 0.6
 """How often it does for a whole conversation in the verbose layout: who asks for much mostly gets it from one who takes care."""
@@ -327,7 +324,7 @@ def _conversation(
 def chat(draw: Random) -> Document:
     """A conversation in one temperament, mostly the raw one."""
     assistant = _assistant(draw)
-    good = draw.random() < GOOD_IN_CHAT
+    good = draw.random() < GOOD_BY_CHANCE
     turns = []
     for _ in range(draw.randint(3, 12)):
         item = _item(draw, assistant)

@@ -20,6 +20,7 @@ from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.prompts import TopicSeed
 from selfalign.records import Prompt, to_row
+from selfalign.similarity import Novelty
 from selfalign.stages.base import Context, count, generate, no_room
 
 SHORTEST_QUESTION_TOKENS = 48
@@ -64,7 +65,7 @@ class RedTeam:
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Fills placeholders of the prompt texts."""
 
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
@@ -179,7 +180,7 @@ class RedTeam:
             with context.progress("questions", len(asked), "requests") as progress:
                 path = out / "completions" / "questions.jsonl"
                 answers = generate(engine, [request for request, _ in asked], path, progress)
-        novelty = filters.Novelty(self.novelty)
+        novelty = Novelty(self.novelty)
         for seed in seeds:
             novelty.add(seed.question)
         rows: list[Prompt] = []
@@ -202,7 +203,7 @@ class RedTeam:
         outcome.metrics = {"topics": sum(counts), "fewest_topics_of_a_type": min(counts)}
         return outcome
 
-    def _reason(self, question: str, novelty: filters.Novelty) -> str:
+    def _reason(self, question: str, novelty: Novelty) -> str:
         if not self.quality_filters:
             return ""
         return filters.first_reason(

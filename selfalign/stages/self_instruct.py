@@ -18,6 +18,7 @@ from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Prompt, to_row
+from selfalign.similarity import Novelty
 from selfalign.stages.base import Context, count, generate, no_room
 
 FORBIDDEN_WORDS = [
@@ -68,7 +69,7 @@ class SelfInstruct:
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Fills placeholders of the prompt text."""
 
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
@@ -136,7 +137,7 @@ class SelfInstruct:
             firsts.append(len(demos) + 1)
         return requests, firsts
 
-    def _reason(self, task: prompts.Task, novelty: filters.Novelty) -> str:
+    def _reason(self, task: prompts.Task, novelty: Novelty) -> str:
         return task.reason or filters.first_reason(
             check()
             for check in (
@@ -150,7 +151,7 @@ class SelfInstruct:
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
         """Write `prompts.jsonl` (kept and dropped) and `completions/` (what the model wrote, round by round)."""
         meta, seeds = self._texts()
-        novelty = filters.Novelty(self.novelty)
+        novelty = Novelty(self.novelty)
         for seed_task in seeds:
             novelty.add(seed_task.instruction)
         rows: list[Prompt] = []
