@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from selfalign import experiment, resources
 from selfalign.engines.huggingface import HuggingFace
@@ -63,6 +63,9 @@ def _share(node: DictConfig, *, top: bool) -> None:
 
 def _writable(node: DictConfig | ListConfig) -> None:
     OmegaConf.set_readonly(node, None)
+    if OmegaConf.get_type(node) is dict:
+        # The keys of a mapping are the user's own; Hydra closes the whole configuration, this opens it again here.
+        OmegaConf.set_struct(node, False)
     for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
         child: Any = node._get_node(key)  # type: ignore[arg-type]
         if isinstance(child, (DictConfig, ListConfig)) and not child._is_none() and not child._is_missing():
@@ -253,8 +256,13 @@ def _explain(override: Override, groups: Sequence[str], error: Exception) -> str
         wrong = [str(value) for value in values if str(value) not in options]  # type: ignore[union-attr]
         if wrong:
             return f"{line}: {unknown(f'choice for {key}=', wrong[0], options)}"
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__  # type: ignore[assignment]
     settings = setting_names()
-    if key not in settings and key not in groups and not key.startswith("hydra"):
+    # A value refused at this very key has a place to go to, though a key of a mapping is no setting's name.
+    misplaced = not (isinstance(cause, ValidationError) and cause.full_key == key)
+    if misplaced and key not in settings and key not in groups and not key.startswith("hydra"):
         parent, _, last = key.rpartition(".")
         beside = [name for name in settings if name.rpartition(".")[0] == parent]
         if beside:
@@ -262,9 +270,6 @@ def _explain(override: Override, groups: Sequence[str], error: Exception) -> str
             where = f"setting of {parent}" if parent else "setting"
             return f"{line}: {unknown(where, last, {*names, *(groups if not parent else [])})}"
         return f"{line}: unknown setting '{key}'{did_you_mean(key, [*settings, *groups])}"
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__  # type: ignore[assignment]
     return f"{line}: {re.sub(chr(10) + '.*', '', str(cause), flags=re.DOTALL)}"
 
 

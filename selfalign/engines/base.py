@@ -8,9 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from selfalign.errors import StageError
+
+END_TOKENS = "<eos>"
+"""The key of `Sampling.logit_bias` that stands for all end tokens of the model."""
+
+
+@dataclass(frozen=True)
+class NgramPenalty:
+    """What repeating an n-gram costs: the next token's logit falls by penalty times how often the n-gram that it would
+    complete stands in the completion already, summed over the four lengths. Nothing is counted in the prompt. A node of
+    the configuration.
+
+    Source of the formula, of who is exempt, and of the defaults: IBM/Dromedary, branch dromedary_v1,
+    llama_dromedary/generation.py. Its step 4 takes 1 for trigrams and 2 for quadgrams, its other steps no penalty.
+    """
+
+    unigram: float = 0.0
+    """Cost in logits of each time that the token was written (finite; 0 = none, below 0 rewards repeating)."""
+    bigram: float = 0.0
+    """The same for two tokens in a row."""
+    trigram: float = 0.0
+    """The same for three tokens in a row."""
+    quadgram: float = 0.0
+    """The same for four tokens in a row."""
+    word_starts_only: bool = True
+    """Only tokens that stand for a space and what follows it are penalised: no inner pieces of words, no punctuation at
+    their ends, no line breaks."""
+    first_id: int = 1024
+    """Only tokens with an id larger than this are penalised (-1 = all): in most vocabularies the first are the commonest.
+    The reference's frequency_penalty_min_range."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +56,12 @@ class Sampling:
     """Keeps the likeliest tokens whose probabilities add up to this (0 < top_p <= 1)."""
     top_k: int = 0
     """Keeps this many likeliest tokens; 0 keeps all."""
+    logit_bias: dict[str, float] = field(default_factory=dict)
+    """Text -> what is added to the logit of the text's first token (finite, natural-log units; -100 bans it), behind a
+    space and elsewhere: `Sorry: -100` bans all words that begin with that token. `<eos>` means every end token of the
+    model. Applies before the temperature, at temperature 0 too; an engine that draws from no logits ignores it."""
+    ngram_penalty: NgramPenalty = field(default_factory=NgramPenalty)
+    """What repetition costs, taken off after the bias; an engine that draws from no logits ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +80,21 @@ class GenerateRequest:
     """Seed of this request's own generator (63 bits); ignored at temperature 0."""
     shared: str = ""
     """A leading part of `prompt` that many requests have in common: its keys and values are computed once."""
+    until: str = ""
+    """At most `until_tokens` tokens may be written before this string has been written; `sampling.max_new_tokens` is
+    counted from the token behind its end on. So thoughts and the answer behind a marker have budgets of their own.
+    Empty: one budget for all."""
+    until_tokens: int = 0
+    """Token budget up to the end of `until` (> 0 where `until` is given, else 0)."""
+
+    def most_tokens(self) -> int:
+        """The most tokens that the completion may have. Raises StageError where `until` and `until_tokens` disagree."""
+        if bool(self.until) != (self.until_tokens > 0) or self.until_tokens < 0:
+            raise StageError(
+                f"request '{self.id}': expected until and until_tokens together, a text and 1 or more, found "
+                f"until={self.until!r}, until_tokens={self.until_tokens}; give both, or neither for one budget"
+            )
+        return self.until_tokens + self.sampling.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +105,7 @@ class Completion:
     text: str
     """The completion, cut before the stop string."""
     finish: str
-    """`stop` (a stop string), `eos` (the model's end token) or `length` (the budget or the context is used up)."""
+    """`stop` (a stop string), `eos` (the model's end token) or `length` (a budget or the context is used up)."""
     prompt_tokens: int
     new_tokens: int
 

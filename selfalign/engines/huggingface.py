@@ -149,6 +149,7 @@ class HuggingFaceEngine:
     """A loaded model: obtained from `HuggingFace.open`, or made of a model and a folder that has its tokenizer."""
 
     def __init__(self, model: PreTrainedModel, folder: Path, *, context_length: int, group_size: int = 32) -> None:
+        from selfalign.engines.penalties import Vocabulary
         from selfalign.engines.shared_prefix import Batches
 
         self.context_length = context_length
@@ -160,6 +161,7 @@ class HuggingFaceEngine:
             log.info("%s: prefixes are copied into every row, not shared", model.config.model_type)
         self._ends = _end_tokens(model, self._tokenizer, special_tokens(folder))
         self._first = _first_token(model, self._tokenizer, special_tokens(folder), self._ends)
+        self._vocabulary = Vocabulary(self._tokenizer, self._ends)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt."""
@@ -168,7 +170,8 @@ class HuggingFaceEngine:
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
         """One completion per request, in their order; `new_tokens` counts every token drawn, an end token too.
 
-        Raises StageError for a prompt that leaves no room for one new token, and for logits that are not numbers.
+        Raises StageError for a prompt that leaves no room for one new token, a request that cannot be met, and logits
+        that are not numbers.
         """
         for start in range(0, len(requests), self.group_size):
             yield from self._generate_group(requests[start : start + self.group_size])
@@ -181,9 +184,9 @@ class HuggingFaceEngine:
 
         with torch.inference_mode():
             rows = [self._row(request) for request in requests]
+            sampler = Sampler(requests, self._model.device, self._vocabulary.shifts(requests))
             prefix = self._shared_tokens(requests, [row.prompt for row in rows])
             batch, logits = self._start(prefix, [row.prompt[len(prefix) :] for row in rows])
-            sampler = Sampler(requests, self._model.device)
             live = rows
             while True:
                 self._check_numbers(logits[:, -1], live)
@@ -213,7 +216,7 @@ class HuggingFaceEngine:
                 f"request '{request.id}': expected max_new_tokens >= 1 and no empty stop string, found "
                 f"max_new_tokens={request.sampling.max_new_tokens}, stop={request.stop}; correct the request"
             )
-        return _Row(request, self._tokenizer, prompt, min(room, request.sampling.max_new_tokens))
+        return _Row(request, self._tokenizer, prompt, min(room, request.most_tokens()))
 
     def _check_numbers(self, logits: torch.Tensor, rows: list[_Row]) -> None:
         """Raise StageError naming the first unfinished row whose logits hold NaN: nothing can be drawn from them."""
@@ -344,10 +347,12 @@ class _Row:
         self.text = ""
         self.finish = ""
         self._tokenizer = tokenizer
-        self._budget = budget
+        self._most = budget
+        self._waits = bool(request.until)
+        self._budget = min(budget, request.until_tokens) if self._waits else budget
         self._window = max(0, len(prompt) - DECODE_WINDOW)
         self._read = len(prompt)
-        self._reach = max((len(stop) for stop in request.stop), default=1) - 1
+        self._reach = max(1, len(request.until), *map(len, request.stop)) - 1
 
     def add(self, token: int, ends: frozenset[int]) -> None:
         """Take in one drawn token; a finished row stays as it is."""
@@ -375,6 +380,9 @@ class _Row:
         if found:
             self.text = self.text[: min(found)]
             self.finish = "stop"
+        if self._waits and self.text.find(self.request.until, searched) >= 0:
+            self._waits = False
+            self._budget = min(self._most, self._read - self.start + self.request.sampling.max_new_tokens)
 
     def completion(self) -> Completion:
         """The finished completion."""

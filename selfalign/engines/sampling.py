@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from selfalign.engines.base import GenerateRequest
+    from selfalign.engines.penalties import Shifts
 
 CANDIDATES = 256
 """Likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes 30 times as long."""
@@ -17,16 +18,18 @@ CANDIDATES = 256
 class Sampler:
     """Draws the next token of every row.
 
-    Filters apply in the order temperature, top_k, top_p (that of transformers). The draw is a race: every token's
-    arrival time is exponential with its probability as rate, and the first one wins. That is exact sampling in which
-    two nearly equal distributions mostly give the same token under the same seed, so that two arms of an ablation
-    differ where the models differ. A row's n-th token depends on its logits, the request's seed and n alone.
+    The shifts of bias and penalties come first, then the filters in the order temperature, top_k, top_p (that of
+    transformers). The draw is a race: every token's arrival time is exponential with its probability as rate, and the
+    first one wins. That is exact sampling in which two nearly equal distributions mostly give the same token under the
+    same seed, so that two arms of an ablation differ where the models differ. A row's n-th token depends on its logits,
+    the request's seed and n alone; under penalties also on the row's tokens before.
     """
 
-    def __init__(self, requests: Sequence[GenerateRequest], device: torch.device) -> None:
+    def __init__(self, requests: Sequence[GenerateRequest], device: torch.device, shifts: Shifts | None = None) -> None:
         import torch
 
         self._device = device
+        self._shifts = shifts
         self._sampled = [request.sampling.temperature > 0 for request in requests]
         self._generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         self._temperature = torch.tensor([[r.sampling.temperature or 1.0] for r in requests], device=device)
@@ -37,6 +40,14 @@ class Sampler:
 
     def __call__(self, logits: torch.Tensor) -> list[int]:
         """One token id per row of float32 logits `[batch, vocab]`."""
+        if self._shifts is None:
+            return self._draw(logits)
+        tokens = self._draw(self._shifts(logits))
+        self._shifts.add(tokens)
+        return tokens
+
+    def _draw(self, logits: torch.Tensor) -> list[int]:
+        """One token id per row of logits that are shifted already."""
         import torch
 
         likeliest = logits.argmax(dim=-1)
@@ -77,6 +88,8 @@ class Sampler:
 
     def select(self, rows: list[int]) -> None:
         """Keep these rows, in this order."""
+        if self._shifts is not None:
+            self._shifts.select(rows)
         self._sampled = [self._sampled[row] for row in rows]
         self._generators = [self._generators[row] for row in rows]
         self._temperature = self._temperature[rows]

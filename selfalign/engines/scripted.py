@@ -1,11 +1,13 @@
 """Requests in, completions from a script out: a deterministic double that takes every pipeline path without a model.
 
 `Scripted` are the settings of `engine=scripted`. In Python, `ScriptedSettings(ScriptedEngine(respond=...))` goes
-wherever engine settings are expected. Tokens are whitespace-separated words.
+wherever engine settings are expected. Tokens are whitespace-separated words. Nothing is drawn from logits, so bias and
+penalties of a request's sampling change nothing here.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import random
 import re
@@ -110,10 +112,10 @@ class ScriptedEngine:
             yield self._complete(request)
 
     def _complete(self, request: GenerateRequest) -> Completion:
-        """One completion. Raises StageError for a prompt that leaves no room for a word."""
+        """One completion. Raises StageError for a prompt that leaves no room for a word, and for a bad budget."""
         used = self.count_tokens(request.prompt)
-        budget = min(self.context_length - used, request.sampling.max_new_tokens)
-        if budget < 1:
+        room = min(self.context_length - used, request.most_tokens())
+        if room < 1 or request.sampling.max_new_tokens < 1:
             raise StageError(
                 f"request '{request.id}': expected a prompt of at most {self.context_length - 1} words and a budget "
                 f"of at least 1, found {used} words and a budget of {request.sampling.max_new_tokens}; "
@@ -121,6 +123,7 @@ class ScriptedEngine:
             )
         text, finish = self._respond(request), "eos"
         ends = [match.end() for match in re.finditer(r"\S+", text)]
+        budget = min(room, _budget(request, text, ends))
         if len(ends) > budget:
             text, finish = text[: ends[budget - 1]], "length"
         found = [at for at in (text.find(stop) for stop in request.stop) if at >= 0]
@@ -136,6 +139,18 @@ class ScriptedEngine:
             cut = max(0, self.count_tokens(request.context) + words - self.context_length)
             logprob = self._score(request)
             yield ScoreResult(request.id, logprob, logprob > -0.69, words, cut)
+
+
+def _budget(request: GenerateRequest, text: str, ends: Sequence[int]) -> int:
+    """The words that a request lets this text have, given where its words end."""
+    if not request.until:
+        return request.sampling.max_new_tokens
+    at = text.find(request.until)
+    # The word that holds the marker's end, or comes behind the whitespace that it ends in, is the last one before it.
+    words = bisect.bisect_left(ends, at + len(request.until)) + 1
+    if at < 0 or words > request.until_tokens:
+        return request.until_tokens
+    return words + request.sampling.max_new_tokens
 
 
 @dataclass(frozen=True)

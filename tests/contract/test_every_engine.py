@@ -18,7 +18,7 @@ from selfalign.errors import StageError
 from selfalign.identity import canonical
 
 FOLDER = Path(selfalign.engines.__file__).parent
-PARTS = {"__init__", "base", "model", "sampling", "shared_prefix"}
+PARTS = {"__init__", "base", "model", "penalties", "sampling", "shared_prefix"}
 """Files of that folder that are no engine."""
 ENGINES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
 HEAVY = ("torch", "transformers", "peft", "vllm", "openai", "ray", "hydra", "lm_eval")
@@ -130,6 +130,27 @@ def test_texts_are_cut_before_their_stop_strings(engine):
     for before, after, stop in zip(plain, found, stops, strict=True):
         assert after.text == before.text.split(stop)[0]
         assert after.finish == ("stop" if stop in before.text else before.finish)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_budget_behind_a_marker_is_counted_from_its_end(engine, temperature):
+    (first,) = asked(1, max_new_tokens=40, temperature=temperature)
+    plain = [replace(first, sampling=replace(first.sampling, max_new_tokens=budget)) for budget in range(1, 41)]
+    cut = list(engine.generate(plain))
+    middle = len(cut[29].text) // 2
+    marker = cut[29].text[middle : middle + 3]
+    at = next(budget for budget, completion in enumerate(cut, start=1) if marker in completion.text)
+    assert len(marker) == 3 and 2 <= at <= 30
+    for until_tokens, new, total in ((at, 3, at + 3), (at + 9, 1, at + 1), (at - 1, 5, at - 1), (30, 40 - at, 40)):
+        sampling = replace(first.sampling, max_new_tokens=new)
+        (found,) = engine.generate([replace(first, sampling=sampling, until=marker, until_tokens=until_tokens)])
+        assert found == cut[total - 1], (until_tokens, new)
+
+
+@pytest.mark.parametrize("bad", [{"until": "marker"}, {"until_tokens": 5}])
+def test_half_a_second_budget_is_an_error_that_names_the_request(engine, bad):
+    with pytest.raises(StageError, match="'r0'.*until"):
+        list(engine.generate([replace(asked(1)[0], **bad)]))
 
 
 def test_a_prompt_that_does_not_fit_is_an_error_that_names_it(engine):

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from selfalign import experiment, groups, resources
+from selfalign.engines.base import NgramPenalty
 from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
+from selfalign.identity import canonical, plain
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,37 @@ def test_shared_settings_reach_every_stage_and_can_be_overridden_in_one() -> Non
 
 
 @pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("self_align.sampling.logit_bias.Sorry=-100", {"Sorry": -100.0}),
+        ("+self_align.sampling.logit_bias.Sorry=-100", {"Sorry": -100.0}),
+        ("self_align.sampling.logit_bias={Sorry:-100,I am:-2.5}", {"Sorry": -100.0, "I am": -2.5}),
+    ],
+)
+def test_a_mapping_takes_keys_of_the_users_own(override: str, found: dict[str, float]) -> None:
+    one, other = groups.compose([override]), groups.compose([])
+    assert one.self_align.sampling.logit_bias == found and type(one.self_align.sampling.logit_bias) is dict
+    assert other.self_align.sampling.logit_bias == one.verbose_clone.sampling.logit_bias == {}
+    assert json.loads(canonical(plain(one.self_align)))["sampling"]["logit_bias"] == found
+    assert experiment.run_id(one) != experiment.run_id(other)
+    assert "self_align.sampling.logit_bias" in groups.setting_names()
+
+
+def test_a_file_can_bias_the_end_token_and_a_sweep_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiments").mkdir()
+    text = 'self_instruct: {sampling: {logit_bias: {"<eos>": -100}, ngram_penalty: {trigram: 1, quadgram: 2}}}\n'
+    (tmp_path / "experiments" / "endless.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    groups.register()
+    arms, _ = groups.jobs(
+        ["experiments=endless", "self_instruct.sampling.logit_bias.Sorry=-100,0", "model=tiny_random"], multirun=True
+    )
+    found = [one.self_instruct.sampling for one in map(groups.compose, arms)]
+    assert [one.logit_bias for one in found] == [{"<eos>": -100.0, "Sorry": value} for value in (-100.0, 0.0)]
+    assert found[0].ngram_penalty == NgramPenalty(trigram=1.0, quadgram=2.0)
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("engien=huggingface", "did you mean 'engine'"),
@@ -65,6 +99,11 @@ def test_shared_settings_reach_every_stage_and_can_be_overridden_in_one() -> Non
         ("engrave.training.global_batch_size=7", "must be a multiple of"),
         ("self_align.sampling.max_new_tokens=99999", "responses: expected 100031 of the model's"),
         ("name=a/b", "expected a name without '/'"),
+        ("self_align.sampling.logit_bias.Sorry=never", "'never' of type 'str' could not be converted to Float"),
+        ("self_align.sampling.logit_bias=3", "Cannot assign int to Dict[str, float]"),
+        ("self_align.sampling.logit_bais.Sorry=1", "did you mean 'self_align.sampling.logit_bias'"),
+        ("self_align.sampling.ngram_penalty.trigam=1", "did you mean 'trigram'"),
+        ("seed.part=1", "unknown setting 'seed.part'"),
     ],
 )
 def test_a_wrong_override_is_explained(override: str, message: str) -> None:

@@ -105,14 +105,15 @@ def byte_tokenizer(tmp_path, monkeypatch):
     return raw_tokenizer(model_folder(ModelSettings("tiny_random")))
 
 
-def spell(tokenizer, written: bytes, stop: tuple[str, ...] = (), prompt: str = "ask:", budget: int = 100):
+def spell(tokenizer, written: bytes, stop: tuple[str, ...] = (), prompt: str = "ask:", budget: int = 100, **more):
     """What the text is after every byte that is written, and the row at the end."""
     # The byte alphabet of GPT-2: printable bytes are themselves, the others follow from 256 on.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
     ids = {byte: tokenizer.token_to_id(letter) for byte, letter in letters.items()}
-    row = _Row(GenerateRequest("r", prompt, Sampling(), stop), tokenizer, tokenizer.encode(prompt).ids, budget)
+    request = GenerateRequest("r", prompt, Sampling(max_new_tokens=3), stop, **more)
+    row = _Row(request, tokenizer, tokenizer.encode(prompt).ids, budget)
     seen = []
     for byte in written:
         row.add(ids[byte], frozenset())
@@ -139,3 +140,9 @@ def test_a_stop_string_is_found_across_tokens_and_only_after_the_prompt(byte_tok
     _, row = spell(byte_tokenizer, b"\nUser: x", stop=("\n\nUser:", "User:"), prompt="text\n")
     assert (row.text, row.finish) == ("\n", "stop")
     assert row.completion().new_tokens == len("\nUser:")
+
+
+def test_a_marker_is_found_across_tokens_and_only_after_the_prompt(byte_tokenizer):
+    _, row = spell(byte_tokenizer, "\n: é: abcdef".encode(), prompt="é:", until="é:", until_tokens=9)
+    assert (row.text, row.finish) == ("\n: é: ab", "length")
+    assert row.completion().new_tokens == len("\n: é:".encode()) + 3
