@@ -199,6 +199,8 @@ def _finish(folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, c
     jsonl.write_json(folder / "manifest.json", manifest)
     try:
         report.write([folder], folder / "report.html")
+        if not isinstance(tracker, tracking.NoTracker):
+            report.track(folder, tracker)
     finally:
         tracker.finish(0 if code == 0 else 1)
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfalign.report.model import Node, Run, load_run, load_runs
+from selfalign.tracking import Tracker
 
-__all__ = ["Node", "Run", "load_run", "load_runs", "print_scores", "write"]
+__all__ = ["Node", "Run", "load_run", "load_runs", "print_scores", "track", "write"]
 
 
 def write(folders: Sequence[Path], path: Path) -> Path:
@@ -22,6 +23,20 @@ def write(folders: Sequence[Path], path: Path) -> Path:
     from selfalign.report import html
 
     return html.write(load_runs(folders), path)
+
+
+def track(folder: Path, tracker: Tracker) -> None:
+    """Log what a run's data look like (funnel, principle use, diversity): tables as `data/...`, figures as `figures/...`.
+
+    Raises DataError for a folder that is no run.
+    """
+    from selfalign.report import drawings, html, telemetry
+
+    (found,) = telemetry.collect([load_run(folder)])
+    for table in drawings.tables(found):
+        tracker.table(f"data/{table.name}", table.columns, table.rows)
+    for name, drawing in drawings.drawings(found).items():
+        tracker.figure(f"figures/{name}", html.figure_page(drawing))
 
 
 def print_scores(folders: Sequence[Path], *, nodes: bool = True) -> None:

@@ -6,6 +6,7 @@ Our own rather than matplotlib's: text stays text, colours follow light and dark
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,8 @@ from markupsafe import Markup
 WIDTH = 640.0
 MAX_POINTS = 400
 """Points that a curve is drawn with at most; the last of each stretch is kept."""
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""Control characters and halves of surrogate pairs: they are no text, and a page may not contain them."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,23 @@ import yaml
 from markupsafe import Markup
 
 from selfalign.identity import differences
-from selfalign.report import figures, samples, scores
+from selfalign.report import drawings, figures, samples, scores
+from selfalign.report.drawings import Drawing
 from selfalign.report.model import Node, Run
+from selfalign.report.principle_use import Citation, Compared, PrincipleUse, Rules, compare, rules_of
+from selfalign.report.telemetry import Telemetry, collect
 from selfalign.report.terminal import CALF_NOTICE
 from selfalign.tracking.scrub import scrub
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = "report.html.j2"
+FIGURE_TEMPLATE = "figure.html.j2"
 SCRIPT = "report.js"
 STYLE = "report.css"
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+REASON_COLOURS = 10
+"""Colours that report.css has for reasons of a funnel; a node with more reasons uses them again."""
+DETAILED_RUNS = 6
+"""Runs of one report whose data are drawn at length: of a large sweep, the rest have numbers only."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,15 @@ class RunView:
     protocols: list[tuple[str, str, str]]
     funnels: list[tuple[Node, list[Bar]]]
     curves: list[tuple[str, list[figures.Curve], Markup]]
-    citations: list[tuple[str, list[samples.Citation]]]
+    rules: Rules
+    data: Telemetry
+    drawings: dict[str, Drawing]
+    """Figures of the data by name; the large ones only where `is_detailed`."""
+    uses: list[tuple[str, PrincipleUse, list[Citation], int]]
+    """Node, its principle use, the citations shown, and how many cited principles are not shown."""
+    is_detailed: bool
+    same_prompts: tuple[str, str]
+    """Anchor and id of an earlier run on this page with the same prompts; empty texts where there is none."""
     samples: list[samples.SampleSet]
     opened: str
     """Node whose samples are unfolded: the first one with thoughts."""
@@ -88,27 +102,39 @@ def write(runs: Sequence[Run], path: Path) -> Path:
 def render(runs: Sequence[Run]) -> str:
     """The page as text; the same runs give the same bytes."""
     columns = scores.subjects(runs)
-    views = [_view(run, index) for index, run in enumerate(runs)]
+    views = _views(runs)
     script = _asset(SCRIPT)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template().render(
-        title=runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs of {_group(runs)}",
-        runs=runs,
-        views=views,
-        columns=columns,
-        with_tax="engraved" in columns and "cloned" in columns,
-        score_rows=[_score_row(line, columns) for run in runs for line in scores.lines(run)],
-        compared=_compared(runs) if len(runs) > 1 else None,
-        calf_notice=CALF_NOTICE if any(run.uses_calf for run in runs) else "",
-        notes=[(run.run_id, note) for run in runs for note in run.notes],
-        style=Markup(_asset(STYLE)),
-        script=Markup(script),
-        script_hash=f"sha256-{digest}",
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            title=runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs of {_group(runs)}",
+            runs=runs,
+            views=views,
+            columns=columns,
+            with_tax="engraved" in columns and "cloned" in columns,
+            score_rows=[_score_row(line, columns) for run in runs for line in scores.lines(run)],
+            compared=_compared(runs) if len(runs) > 1 else None,
+            arms=_arms(views) if len(runs) > 1 else [],
+            detailed_runs=DETAILED_RUNS,
+            standing_notes=drawings.STANDING_NOTES,
+            calf_notice=CALF_NOTICE if any(run.uses_calf for run in runs) else "",
+            notes=[(view.run.run_id, note) for view in views for note in (*view.run.notes, *view.data.notes)],
+            style=Markup(_asset(STYLE)),
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
+        )
     )
 
 
+def figure_page(drawing: Drawing) -> str:
+    """One figure with its legend as a page of its own, in the colours of the report."""
+    return _environment().get_template(FIGURE_TEMPLATE).render(drawing=drawing, style=Markup(_asset(STYLE)))
+
+
 @functools.cache
-def _template() -> jinja2.Template:
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -116,10 +142,15 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         # Control characters and halves of surrogate pairs are no text: a page may not contain them.
-        finalize=lambda value: value if isinstance(value, Markup) else _CONTROL.sub("\ufffd", str(value)),
+        finalize=lambda value: value if isinstance(value, Markup) else figures.CONTROL.sub("\ufffd", str(value)),
     )
-    environment.filters |= {"seconds": seconds, "percent": lambda value: f"{100 * value:.0f} %"}
-    return environment.get_template(TEMPLATE)
+    environment.filters |= {
+        "seconds": seconds,
+        "percent": lambda value: f"{100 * value:.0f} %",
+        "source": drawings.source_name,
+        "source_css": drawings.source_css,
+    }
+    return environment
 
 
 @functools.cache
@@ -247,10 +278,27 @@ def _shown(value: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- run
 
 
-def _view(run: Run, index: int) -> RunView:
-    nodes = run.nodes
-    loss = [(node.name, samples.loss_curves(node)) for node in nodes]
-    cited = [(node.name, samples.citations(node, run.config)) for node in nodes]
+def _views(runs: Sequence[Run]) -> list[RunView]:
+    drawn: dict[str, tuple[str, str]] = {}
+    views = []
+    for index, (run, found) in enumerate(zip(runs, collect(runs), strict=True)):
+        artifact = found.prompts.artifact if found.prompts else ""
+        view = _view(run, index, found, drawn.get(artifact, ("", "")))
+        # An artifact is named by its content; one without a name is nobody else's.
+        if artifact and view.is_detailed:
+            drawn.setdefault(artifact, (view.anchor, run.run_id))
+        views.append(view)
+    return views
+
+
+def _view(run: Run, index: int, data: Telemetry, same_prompts: tuple[str, str]) -> RunView:
+    loss = [(node.name, samples.loss_curves(node)) for node in run.nodes]
+    is_detailed = index < DETAILED_RUNS
+    drawn = drawings.drawings(data)
+    if not is_detailed:
+        drawn = {name: drawing for name, drawing in drawn.items() if name.startswith("principle_use/")}
+    if same_prompts[0]:
+        drawn = {name: one for name, one in drawn.items() if not name.startswith(("prompts/", "red_team/"))}
     return RunView(
         run=run,
         anchor=f"run-{index + 1}",
@@ -258,7 +306,7 @@ def _view(run: Run, index: int) -> RunView:
         config=yaml.safe_dump(scrub(dict(run.config)), sort_keys=False, allow_unicode=True) if run.config else "",
         software=_software(run),
         protocols=_protocols(run),
-        funnels=[(node, _bars(node)) for node in nodes if node.rows_in is not None and node.stage != "Evaluate"],
+        funnels=[(node, _bars(node)) for node in data.funnels],
         curves=[
             (
                 name,
@@ -268,19 +316,49 @@ def _view(run: Run, index: int) -> RunView:
             for name, found in loss
             if found
         ],
-        citations=[(name, found) for name, found in cited if found],
-        samples=[found for node in nodes if (found := samples.samples(node)) is not None],
-        opened=next((found[0] for found in cited if found[1]), ""),
+        rules=rules_of(run.config),
+        data=data,
+        drawings=drawn,
+        uses=[_use_view(node, use) for node, use in data.uses],
+        is_detailed=is_detailed,
+        same_prompts=same_prompts,
+        samples=[shown for node in run.nodes if (shown := samples.samples(node)) is not None],
+        opened=next((node for node, _ in data.uses), ""),
         dots=_dots(run),
-        failures=[node for node in nodes if node.status in ("failed", "blocked")],
+        failures=[node for node in run.nodes if node.status in ("failed", "blocked")],
     )
+
+
+def _use_view(node: str, use: PrincipleUse) -> tuple[str, PrincipleUse, list[Citation], int]:
+    shown = [use.citations[index] for index in drawings.listed(use)]
+    return node, use, shown, len(use.citations) - len(shown)
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The citations of one node over all runs."""
+
+    node: str
+    lines: list[Compared]
+    uses: list[PrincipleUse | None]
+    """One a run; None where its answers have no thoughts."""
+
+
+def _arms(views: Sequence[RunView]) -> list[Arms]:
+    nodes = dict.fromkeys(node for view in views for node, _ in view.data.uses)
+    found = []
+    for node in nodes:
+        uses = [dict(view.data.uses).get(node) for view in views]
+        if sum(use is not None for use in uses) > 1:
+            found.append(Arms(node, compare(uses), uses))
+    return found
 
 
 def _bars(node: Node) -> list[Bar]:
     total = max(node.rows_in or 0, node.kept + sum(node.dropped.values()), 1)
     parts = [("kept", node.kept, "kept")]
     dropped = sorted(node.dropped.items(), key=lambda item: (-item[1], item[0]))
-    parts += [(reason, count, f"reason-{index % 6}") for index, (reason, count) in enumerate(dropped)]
+    parts += [(reason, count, f"reason-{index % REASON_COLOURS}") for index, (reason, count) in enumerate(dropped)]
     return [Bar(label, count, round(100 * count / total, 3), css) for label, count, css in parts]
 
 
@@ -309,11 +387,11 @@ def _settings(run: Run) -> list[tuple[str, str]]:
     model, principles = config.get("model") or {}, config.get("principles") or {}
     stages, exemplars = config.get("stages") or {}, config.get("exemplars") or {}
     base = str(model.get("path", "")) if isinstance(model, Mapping) else str(model)
-    rules = samples.shown_principles(config)
+    rules = rules_of(config)
     rows = [("Base model", Path(base).name if base.startswith(("/", "~", ".")) else base)]
     if isinstance(principles, Mapping):
         rows += [
-            ("Principles", f"{len(rules)}: {', '.join(rules)}" if rules else "none"),
+            ("Principles", f"{len(rules.shown)}: {', '.join(rules.shown)}" if rules.shown else "none"),
             ("Dropped principles", _shown(principles.get("drop") or None)),
         ]
         if principles.get("drop"):

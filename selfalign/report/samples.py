@@ -1,11 +1,11 @@
-"""What a reader wants to see of a run's rows: some prompts and answers, how often principles are cited, loss curves.
+"""What a reader wants to see of a run's rows: some prompts and answers, loss curves, answers that changed.
 
 Rows are chosen by id: ids are content hashes, so the choice is as good as random and the same every time.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,8 @@ def samples(node: Node) -> SampleSet | None:
     rows = list(node.rows("responses.jsonl")) or list(node.rows("prompts.jsonl"))
     if not rows:
         return None
-    ordered = sorted(rows, key=lambda row: str(row.get("id", "")))
+    # Dropped duplicates share an id: the rest of the row decides, not the place in the file.
+    ordered = sorted(rows, key=lambda row: (str(row.get("id", "")), json.dumps(row, sort_keys=True)))
     kept = [row for row in ordered if row.get("kept", True)]
     dropped = [row for row in ordered if not row.get("kept", True)]
     chosen: list[Mapping[str, Any]] = []
@@ -82,49 +83,6 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         reason="" if is_kept else str(row.get("reason") or "no reason given"),
         about=about,
     )
-
-
-@dataclass(frozen=True)
-class Citation:
-    """How often a principle is cited in the thoughts of kept answers."""
-
-    principle: str
-    count: int
-    share: float
-    """Of the kept answers, 0..1."""
-    is_dropped: bool
-    """The principle is not among the rules of this run."""
-
-
-def citations(node: Node, config: Mapping[str, Any]) -> list[Citation]:
-    """Citations per principle, the most cited first, uncited rules last; empty for a node without thoughts."""
-    counts: Counter[str] = Counter()
-    total = with_thoughts = 0
-    for row in node.rows("responses.jsonl"):
-        if row.get("kept", True):
-            total += 1
-            with_thoughts += bool(row.get("thoughts"))
-            counts.update(dict.fromkeys(map(str, row.get("cited") or ()), 1))
-    if not with_thoughts:
-        return []
-    rules = shown_principles(config)
-    names = list(dict.fromkeys([*rules, *sorted(counts)]))
-    order = sorted(names, key=lambda name: (-counts[name], names.index(name)))
-    return [Citation(name, counts[name], counts[name] / total, bool(rules) and name not in rules) for name in order]
-
-
-def shown_principles(config: Mapping[str, Any]) -> list[str]:
-    """Ids of the rules that this configuration shows to the model, in order; empty where it does not say."""
-    principles = config.get("principles")
-    if not isinstance(principles, Mapping):
-        return []
-    whole = [*(principles.get("ids") or []), *(principles.get("add") or [])]
-    gone = {_slug(name) for name in principles.get("drop") or []}
-    return [str(name) for name in whole if _slug(name) not in gone]
-
-
-def _slug(name: object) -> str:
-    return str(name).lower().replace("-", "_").replace(" ", "_")
 
 
 def loss_curves(node: Node) -> list[Curve]:

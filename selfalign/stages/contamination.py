@@ -119,13 +119,14 @@ class Contamination:
         return [(task.reported(data), item) for task in self._tasks() for item in questions.load(task, data)]
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
-        """Write `matches.jsonl` (one Match for each contaminated prompt) and `prompts.jsonl`."""
+        """Write `matches.jsonl` (one Match for each contaminated prompt) and, where they are removed, `prompts.jsonl`."""
         rows, asked = read_prompts(inputs["prompts"]), self._questions()
         matches = compare(rows, asked, self.settings)
-        gone = {match.prompt_id for match in matches} if self.settings.mode is Contaminated.remove else set()
-        rows = [replace(row, kept=False, reason="contaminated") if row.id in gone else row for row in rows]
         jsonl.write(out / "matches.jsonl", map(asdict, matches))
-        jsonl.write(out / "prompts.jsonl", map(to_row, rows))
+        if self.settings.mode is Contaminated.remove:
+            gone = {match.prompt_id for match in matches}
+            rows = [replace(row, kept=False, reason="contaminated") if row.id in gone else row for row in rows]
+            jsonl.write(out / "prompts.jsonl", map(to_row, rows))
         outcome = count(rows)
         of_task = Counter(match.task for match in matches)
         outcome.metrics = {"contaminated": len(matches), "questions": len(asked)}

@@ -38,6 +38,10 @@ class Tracker(Protocol):
         """A table of at most `tables_max_rows` rows; how many there were is in the summary."""
         ...
 
+    def figure(self, name: str, page: str) -> None:
+        """A figure as an HTML page of its own, which asks for nothing outside itself."""
+        ...
+
     def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> None:
         """A folder, by reference: its files are not copied, so they must stay where they are until they are synced."""
         ...
@@ -58,6 +62,9 @@ class NoTracker:
         """Do nothing."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Do nothing."""
+
+    def figure(self, name: str, page: str) -> None:
         """Do nothing."""
 
     def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> None:
@@ -136,6 +143,14 @@ class WandbTracker:
             table = wandb.Table(columns=list(columns), data=shown, allow_mixed_types=True)
             self._run.log({name: table})
             self._run.summary.update({f"tables/{name}/rows": len(rows), f"tables/{name}/shown": len(shown)})
+
+    def figure(self, name: str, page: str) -> None:
+        """A figure as an HTML page of its own: W&B's images are made of pixels, and this one keeps its texts."""
+        import wandb
+
+        with _environment(self._folder):
+            # Unless told otherwise, wandb links a style sheet of its server into the page.
+            self._run.log({name: wandb.Html(page, inject=False, data_is_not_path=True)})
 
     def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> None:
         """A folder, by reference: its files are not copied, so they must stay where they are until they are synced.

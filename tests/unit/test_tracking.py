@@ -36,6 +36,7 @@ from selfalign.tracking.trackers import wandb_id
 PLANTED = "sk-planted0123456789abcdefghij"
 PLANTED_WANDB = "0123456789abcdef0123456789abcdef01234567"
 PLANTED_ENVIRONMENT = "correct horse battery staple"
+FIGURE = "<!doctype html><html><head><title>use</title></head><body><svg></svg></body></html>"
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -262,6 +263,7 @@ def test_no_tracker_accepts_everything(tmp_path: Path):
     tracker = start(tmp_path / "run", mode=Mode.disabled)
     tracker.log({"loss": math.nan}, 3)
     tracker.table("t", ["a"], [[1]])
+    tracker.figure("f", "<svg></svg>")
     tracker.artifact("a", "adapter", tmp_path, {})
     tracker.summary({"x": 1})
     tracker.finish(0)
@@ -305,6 +307,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         tracker.log({"train/loss": 1.5, "train/worse": math.inf}, 41)
         tracker.log({"score": 0.5})
         tracker.table("samples", ["id", "text"], [[1, "<b>one</b>"], ["two", math.nan], [3, None]])
+        tracker.figure("figures/use", FIGURE)
         tracker.artifact("adapter/engraved", "adapter", result, {"token": PLANTED, "r": 16})
         tracker.summary({"final": 0.25, "broken": math.nan, "password": PLANTED})
         tracker.finish(1)
@@ -350,6 +353,12 @@ def test_a_long_table_is_cut_and_says_so(offline: dict[str, Any]):
     assert (values["tables/samples/rows"], values["tables/samples/shown"]) == (3, 2)
     (path,) = offline["run"].glob("wandb/offline-run-*/files/media/table/*.table.json")
     assert json.loads(path.read_text())["data"] == [[1, "<b>one</b>"], ["two", "nan"]]
+
+
+def test_a_figure_is_logged_as_the_page_it_is(offline: dict[str, Any]):
+    (row,) = [row for row in history(logged(offline["run"])) if row.get("figures/use._type") == "html-file"]
+    (path,) = offline["run"].glob("wandb/offline-run-*/files/" + row["figures/use.path"])
+    assert path.read_text() == FIGURE
 
 
 def test_an_artifact_lists_its_files_without_copying_them(offline: dict[str, Any]):

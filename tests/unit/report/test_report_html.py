@@ -232,7 +232,7 @@ def test_citations_are_counted_over_kept_answers_and_absent_rules_are_marked(run
     edit("config.yaml", lambda content: content["principles"].update(drop=["Multi-aspect"]) or content)
     text = page(run_folder).text
     assert f"candor {cited} · {100 * cited / len(rows):.0f} %" in text
-    assert "multi_aspect not a rule here" in text and "#19 not a rule here" in text
+    assert "multi_aspect left out in this run" in text and "#19 not a rule here" in text
 
 
 def test_a_rule_that_nobody_cites_is_shown_with_zero(run_folder: Path, edit):

@@ -1,0 +1,135 @@
+"""What a run's data look like: its nodes' rows in; funnel, principle use and diversity, counted, out.
+
+The report shows them and the tracker logs them, both from here, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfalign.report.diversity import Card, Histogram, QuestionType, card, question_types, word_histogram
+from selfalign.report.model import Node, Run
+from selfalign.report.principle_use import PrincipleUse, principle_use, rules_of
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """The data of one run, counted."""
+
+    funnels: tuple[Node, ...]
+    """Nodes that counted rows; a node's topics, where it has some, stand behind it as one of their own."""
+    uncounted: tuple[Node, ...]
+    """Generating or training nodes without counts: left out, blocked or failed."""
+    notes: tuple[str, ...]
+    """Where the rows of an artifact are not what the manifest counts."""
+    uses: tuple[tuple[str, PrincipleUse], ...]
+    """Node -> principle use of its answers."""
+    prompts: Node | None
+    """The node whose prompts the card is about."""
+    card: Card | None
+    novelty: float | None
+    """Threshold of the novelty filter of Self-Instruct, ROUGE-L F."""
+    answers: tuple[tuple[str, Histogram], ...]
+    """Node -> words of its kept answers."""
+    red_team: tuple[QuestionType, ...]
+
+
+def collect(runs: Sequence[Run]) -> list[Telemetry]:
+    """The telemetry of some runs; a card that several share (the arms of a sweep) is computed once."""
+    cards: dict[str, Card] = {}
+    return [_collect(run, cards) for run in runs]
+
+
+def _collect(run: Run, cards: dict[str, Card]) -> Telemetry:
+    rules = rules_of(run.config)
+    funnels: list[Node] = []
+    notes: list[str] = []
+    uses: list[tuple[str, PrincipleUse]] = []
+    answers: list[tuple[str, Histogram]] = []
+    prompts: Node | None = None
+    prompt_rows: list[dict[str, Any]] = []
+    red_team: tuple[QuestionType, ...] = ()
+    for node in run.nodes:
+        if node.rows_in is not None and node.stage != "Evaluate":
+            funnels.append(node)
+        file = _records(node)
+        rows = list(node.rows(file)) if file else []
+        if file and (note := _recount(node, rows)):
+            notes.append(note)
+        responses, written = (rows, []) if file == "responses.jsonl" else ([], rows)
+        if use := principle_use(responses, rules):
+            uses.append((node.name, use))
+        kept = (str(row.get("text") or "") for row in responses if row.get("kept", True))
+        if words := word_histogram(kept):
+            answers.append((node.name, words))
+        if file == "prompts.jsonl":
+            prompts, prompt_rows = node, written
+        if topics := list(node.rows("topics.jsonl")):
+            red_team = question_types(topics, written)
+            funnels.append(_topic_funnel(node, topics))
+    novelty = run.config.get("self_instruct")
+    threshold = novelty.get("novelty") if isinstance(novelty, Mapping) else None
+    return Telemetry(
+        funnels=tuple(funnels),
+        uncounted=tuple(node for node in run.nodes if node.rows_in is None and not _is_score(node)),
+        notes=tuple(notes),
+        uses=tuple(uses),
+        prompts=prompts,
+        card=_card(prompts, prompt_rows, cards) if prompts else None,
+        novelty=float(threshold) if isinstance(threshold, (int, float)) else None,
+        answers=tuple(answers),
+        red_team=red_team,
+    )
+
+
+def _records(node: Node) -> str:
+    """The file that holds a node's answers or prompts; empty where it has none."""
+    files = ("responses.jsonl", "prompts.jsonl")
+    return next((file for file in files if node.folder is not None and (node.folder / file).is_file()), "")
+
+
+def _is_score(node: Node) -> bool:
+    return node.stage == "Evaluate" or node.name.startswith("scores_")
+
+
+def _card(node: Node, rows: Sequence[Mapping[str, Any]], cards: dict[str, Card]) -> Card:
+    # An artifact is named by its content; one without a name is nobody else's.
+    if not node.artifact:
+        return card(rows)
+    if node.artifact not in cards:
+        cards[node.artifact] = card(rows)
+    return cards[node.artifact]
+
+
+def _dropped(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    found = Counter(str(row.get("reason") or "no reason given") for row in rows if not row.get("kept", True))
+    return dict(sorted(found.items()))
+
+
+def _recount(node: Node, rows: Sequence[Mapping[str, Any]]) -> str:
+    """How the manifest's counts of a node and its rows differ, in words; empty where they agree or there are none."""
+    if node.rows_in is None:
+        return ""
+    dropped = _dropped(rows)
+    kept = len(rows) - sum(dropped.values())
+    if (kept, dropped) == (node.kept, {reason: count for reason, count in node.dropped.items() if count}):
+        return ""
+    return (
+        f"{node.name}: the manifest counts {_told(node.kept, node.dropped)}, its rows are {_told(kept, dropped)}; "
+        "do not rely on this node before that is explained"
+    )
+
+
+def _told(kept: int, dropped: Mapping[str, int]) -> str:
+    return ", ".join([f"{kept:,} kept", *(f"{count:,} {reason}" for reason, count in sorted(dropped.items()) if count)])
+
+
+def _topic_funnel(node: Node, topics: Sequence[Mapping[str, Any]]) -> Node:
+    dropped = _dropped(topics)
+    return Node(
+        f"{node.name}: topics", node.stage, node.status, rows_in=len(topics),
+        kept=len(topics) - sum(dropped.values()), dropped=dropped,
+    )  # fmt: skip
