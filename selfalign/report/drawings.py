@@ -230,6 +230,10 @@ def tables(found: Telemetry) -> list[DataTable]:
         for one in found.red_team
     )  # fmt: skip
     made.append(DataTable("red_team/topics", columns, types))
+    if found.contamination:
+        keys = ("task", "run", "resemblance", "prompt", "question", "prompt_id", "item_id")
+        matches = tuple(tuple(match.get(key) for key in keys) for match in found.contamination.matches)
+        made.append(DataTable("contamination", keys, matches))
     return [table for table in made if table.rows]
 
 

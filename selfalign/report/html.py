@@ -25,7 +25,7 @@ from selfalign.report import drawings, figures, samples, scores
 from selfalign.report.drawings import Drawing
 from selfalign.report.model import Node, Run
 from selfalign.report.principle_use import Citation, Compared, PrincipleUse, Rules, compare, rules_of
-from selfalign.report.telemetry import Telemetry, collect
+from selfalign.report.telemetry import MATCHES_SHOWN, Telemetry, collect
 from selfalign.report.terminal import CALF_NOTICE
 from selfalign.tracking.scrub import scrub
 
@@ -118,6 +118,7 @@ def render(runs: Sequence[Run]) -> str:
             compared=_compared(runs) if len(runs) > 1 else None,
             arms=_arms(views) if len(runs) > 1 else [],
             detailed_runs=DETAILED_RUNS,
+            matches_shown=MATCHES_SHOWN,
             standing_notes=drawings.STANDING_NOTES,
             calf_notice=CALF_NOTICE if any(run.uses_calf for run in runs) else "",
             notes=[(view.run.run_id, note) for view in views for note in (*view.run.notes, *view.data.notes)],

@@ -14,6 +14,26 @@ from selfalign.report.diversity import Card, Histogram, QuestionType, card, ques
 from selfalign.report.model import Node, Run
 from selfalign.report.principle_use import PrincipleUse, principle_use, rules_of
 
+MATCHES_SHOWN = 20
+"""Contaminated prompts that are shown; all of them are in the node's matches.jsonl."""
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What the comparison of the prompts with the evaluation sets found."""
+
+    node: str
+    prompts: int
+    """Prompts compared."""
+    questions: int
+    """Questions they were compared with."""
+    is_removed: bool
+    """Whether contaminated prompts were taken out."""
+    by_task: tuple[tuple[str, int], ...]
+    """Task -> prompts that resemble one of its questions most."""
+    matches: tuple[Mapping[str, Any], ...]
+    """Rows of matches.jsonl, the longest runs of words first."""
+
 
 @dataclass(frozen=True)
 class Telemetry:
@@ -35,6 +55,7 @@ class Telemetry:
     answers: tuple[tuple[str, Histogram], ...]
     """Node -> words of its kept answers."""
     red_team: tuple[QuestionType, ...]
+    contamination: Contamination | None
 
 
 def collect(runs: Sequence[Run]) -> list[Telemetry]:
@@ -82,7 +103,32 @@ def _collect(run: Run, cards: dict[str, Card]) -> Telemetry:
         novelty=float(threshold) if isinstance(threshold, (int, float)) else None,
         answers=tuple(answers),
         red_team=red_team,
+        contamination=next((_contamination(node) for node in run.nodes if _was_compared(node)), None),
     )
+
+
+def _was_compared(node: Node) -> bool:
+    return node.stage == "Contamination" and node.rows_in is not None
+
+
+def _contamination(node: Node) -> Contamination:
+    per_task = "contaminated/"
+    return Contamination(
+        node=node.name,
+        prompts=node.rows_in or 0,
+        questions=int(node.metrics.get("questions") or 0),
+        is_removed=node.folder is not None and (node.folder / "prompts.jsonl").is_file(),
+        by_task=tuple(
+            (name.removeprefix(per_task), int(count))
+            for name, count in node.metrics.items()
+            if name.startswith(per_task)
+        ),
+        matches=tuple(sorted(node.rows("matches.jsonl"), key=_match_order)),
+    )
+
+
+def _match_order(match: Mapping[str, Any]) -> tuple[int, float, str]:
+    return -len(str(match.get("run") or "").split()), -float(match.get("resemblance") or 0), str(match.get("prompt_id"))
 
 
 def _records(node: Node) -> str:

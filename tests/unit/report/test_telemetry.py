@@ -307,3 +307,37 @@ def test_the_parts_of_a_split_bar_are_as_long_as_their_counts():
 def test_figures_of_nothing_are_empty():
     assert grouped_bars([], x_label="", title="t") == grouped_bars([Group("a", ())], x_label="", title="t") == ""
     assert matrix([], [], [], title="t") == split_bars([], [""], title="t") == ""
+
+
+MATCHES = [
+    {"prompt_id": f"p{number}", "task": "truth", "item_id": f"q{number}", "question": "Why do veins appear blue?",
+     "prompt": f"Why do veins appear blue? <b>{number}</b>", "run": " ".join("why do veins appear".split()[: number + 1]),
+     "resemblance": 0.5}
+    for number in range(4)
+]  # fmt: skip
+
+
+def add_contamination(folder: Path, matches: list[dict[str, Any]]) -> Path:
+    stage = folder / "stages" / "contamination"
+    stage.mkdir()
+    jsonl.write(stage / "matches.jsonl", matches)
+    content = json.loads((folder / "manifest.json").read_text())
+    content["nodes"]["contamination"] = {
+        "stage": "Contamination", "status": "computed", "path": "", "artifact": "Contamination-1-eeeeeeeeeeee",
+        "counts": {"in": 9, "kept": 9, "dropped": {}},
+        "metrics": {"contaminated": len(matches), "questions": 7, "contaminated/truth": len(matches), "contaminated/open": 0},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("matches", [MATCHES, []])
+def test_contamination_is_told_with_every_set_and_the_longest_runs_first(run_folder: Path, matches: list) -> None:
+    add_contamination(run_folder, matches)
+    told = found(run_folder).contamination
+    assert told is not None and (told.prompts, told.questions, told.is_removed) == (9, 7, False)
+    assert told.by_task == (("truth", len(matches)), ("open", 0))
+    assert [match["prompt_id"] for match in told.matches] == [match["prompt_id"] for match in reversed(matches)]
+    page = render([load_run(run_folder)])
+    assert f"truth: {len(matches)}, open: 0." in page and "<b>0</b>" not in page
+    assert ("Why do veins appear blue? &lt;b&gt;3&lt;/b&gt;" in page) == bool(matches)
