@@ -2,7 +2,7 @@
 
 Thresholds are arguments; their published values are the defaults of the stages that call them. Sources: IBM/Dromedary,
 branch dromedary_v1, `generate_vanilla_instruction.py` (instructions) and `merge_and_fileter_self_align_with_dummy.py`
-(responses), with changes stated at each function.
+(responses), with changes stated at each function. What shortens a text instead of dropping it is in `cuts.py`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def first_character(text: str) -> str:
 # -------------------------------------------------------------------------------------------------------- responses
 
 
+def wrong_start(text: str, start: str) -> str:
+    """`wrong_start` where the text, after its leading white space, does not begin with `start`."""
+    return "" if text.lstrip().startswith(start) else "wrong_start"
+
+
 def too_short(text: str, min_characters: int) -> str:
     """`empty` or `too_short` (characters)."""
     return "empty" if not text.strip() else "too_short" if len(text) < min_characters else ""
@@ -54,13 +59,31 @@ def contains_marker(text: str, markers: Iterable[str]) -> str:
     return "contains_marker" if any(marker.strip() in text for marker in markers if marker.strip()) else ""
 
 
+def forbidden_text(text: str, forbidden: Iterable[str]) -> str:
+    """`forbidden_text` where one of `forbidden` occurs in the text, to the letter."""
+    return "forbidden_text" if any(piece in text for piece in forbidden) else ""
+
+
+def forbidden_start(text: str, starts: Iterable[str]) -> str:
+    """`forbidden_start` where the text begins with one of `starts`, to the letter."""
+    return "forbidden_start" if text.startswith(tuple(starts)) else ""
+
+
+def question_copy(text: str, parts: Iterable[str], longer_than: int) -> str:
+    """`question_copy` where a part of the question of more than `longer_than` characters stands in the text to the letter;
+    0 switches the check off (Dromedary-2: 16, for instruction and input)."""
+    return "question_copy" if longer_than and any(len(p) > longer_than and p in text for p in parts) else ""
+
+
 def repetition(text: str, max_repeats: int) -> str:
     """`repetition` where the text runs in a circle: some stretch of 3 to 24 words stands more than `max_repeats`
-    times in a row.
+    times in a row; 0 switches the check off.
 
-    Only immediate repeats count, so code, refrains and numbered lists pass (the reference cuts a text at any clause that
-    occurs twice).
+    Only immediate repeats count, so code, refrains and numbered lists pass (`cuts.before_repeat`, as in the reference, cuts
+    a text at any clause that occurs twice).
     """
+    if not max_repeats:
+        return ""
     words = text.split()
     for size in range(3, 25):
         run = 0

@@ -1,14 +1,16 @@
 """`selfalign import dromedary DIR`: the reference's prompts as sets of principles, exemplars, texts and seeds of the user.
 
 Reads a checkout of IBM/Dromedary (branch dromedary_v1 or main) and writes below a root: `principles/<name>/` with one file
-for each rule, exemplar, prompt and seed list, and the choices `principles=<name>`, `exemplars=<name>` and
-`experiments=<name>`. Nothing of it enters the project: the texts are the reference's, under its licences. What is written
-renders back to the original prompt file, byte for byte, or the import fails and says where.
+for each rule, exemplar, prompt and seed list, and the choices `principles=<name>`, `exemplars=<name>`,
+`experiments=<name>` and `experiments=<name>_filters` (the reference's filters on words of these texts). Nothing of it
+enters the project: the texts are the reference's, under its licences. What is written renders back to the original prompt
+file, byte for byte, or the import fails and says where.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -212,6 +214,7 @@ def import_dromedary(folder: Path, root: Path, name: str = "") -> list[str]:
     lines = [f"{len(parsed.rules)} principles and {len(parsed.exemplars)} exemplars -> {texts}"]
     lines += _texts(source, texts)
     lines += _identity(folder, texts)
+    bound = _bound_filters(parsed, texts)
     choice = {
         "defaults": [{"override /principles": name}, {"override /exemplars": name}],
         "name": name,
@@ -220,10 +223,58 @@ def import_dromedary(folder: Path, root: Path, name: str = "") -> list[str]:
         "self_align": {"codename": CODENAME},
     }
     _yaml(root / "experiments" / f"{name}.yaml", choice, header)
+    recipe = "dromedary2" if len(parsed.rules) > 16 else "dromedary"
+    told = FILTERS_HEADER.replace("<name>", name).replace("<recipe>", recipe)
+    _yaml(root / "experiments" / f"{name}_filters.yaml", bound, header + told)
     lines.append(
-        f"all of it: selfalign run experiments={name}; parts of it: principles={name} exemplars={name} texts={name}"
+        f"all of it: selfalign run experiments={name}; parts of it: principles={name} exemplars={name} texts={name}; "
+        f"with the reference's filters on words of its texts: experiments=[{name},{name}_filters]"
     )
     return lines
+
+
+FILTERS_HEADER = """# The reference's filters that hang on words of these texts; its other ones are in experiments/<recipe>.yaml.
+# Run: selfalign run experiments=[<name>,<recipe>,<name>_filters] model.path=...
+"""
+MARKERS = ["User:", "Good job! Clear context", "{assistant} (auto reply):"]
+"""Pieces of the self-align prompt that drop an answer (merge_and_fileter_self_align_with_dummy.py)."""
+EXEMPLAR_WORDS = [
+    "president", "President", "Zhiqing", "孙之清", "1, 1, 4", "weather", "or by watching the news or checking your local",
+    "alpaca", "Alpaca", "birthday party", "Birthday party",
+]  # fmt: skip
+"""Words of the exemplars that drop an answer (the same file; three of them on branch main only)."""
+UNKNOWN_PERSON = ("Zhiqing", "孙之清")
+"""Names of the person whom the exemplar does not know."""
+
+
+def _bound_filters(parsed: SelfAlignFile, texts: Path) -> dict[str, Any]:
+    """The reference's filters that name words of its texts, as far as these texts have them: settings of two stages."""
+    turns = [turn for exemplar in parsed.exemplars for turn in exemplar.turns]
+    stem = parsed.rendered().replace(CODENAME, "{assistant}")
+    unknown = [turn.answer for turn in turns if any(name in turn.user for name in UNKNOWN_PERSON)]
+    forbidden = [piece for piece in MARKERS if piece in stem]
+    forbidden += [_sentences(answer)[-1] for answer in unknown]
+    forbidden += [word for word in EXEMPLAR_WORDS if word.lower() in stem.lower()]
+    # These words stand where selfalign compares answers with the exemplars' own.
+    found: dict[str, Any] = {"self_align": {"forbidden_texts": forbidden, "copy_ngram_words": 0}}
+    # What all thoughts begin with, up to the last full stop in it.
+    start = os.path.commonprefix([turn.remark for turn in turns]).rpartition(".")
+    if len(turns) > 1 and start[1]:
+        found["self_align"]["required_start"] = start[0] + start[1]
+    verbose = texts / "prompts" / "verbose_clone.txt"
+    if verbose.is_file():
+        heading = "{assistant} (extensive)"
+        introduction = verbose.read_text(encoding="utf-8").partition(f"### {heading}\n")[2].partition("\n\n### ")[0]
+        pieces = ["## See also", "## External links", heading]
+        # The first two sentences of the last paragraph in which it introduces itself.
+        pieces += [" ".join(_sentences(introduction.split("\n\n")[-1])[:2])] if introduction else []
+        fixed = {name: turn.answer for turn in turns for name in UNKNOWN_PERSON if name in turn.user}
+        found["verbose_clone"] = {"forbidden_texts": pieces, "fixed_answers": fixed}
+    return found
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.?!]) ", text)
 
 
 def _texts(source: Path, texts: Path) -> list[str]:

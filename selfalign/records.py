@@ -72,11 +72,18 @@ class Response:
     """False where a filter dropped it."""
     reason: str = ""
     """Code of the filter that dropped it; empty where kept."""
+    cut: tuple[str, ...] = ()
+    """Codes of the rules that took something from the answer's end, in the order in which they did (`selfalign.cuts`)."""
 
     @property
     def prompt_text(self) -> str:
         """What the user would have typed."""
         return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `text` ends where the model ended its answer; only then is it trained on with an end-of-turn marker."""
+        return self.finish != "length" and not self.cut
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ crash: a stage skips what is already there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -120,6 +121,27 @@ def count(rows: Iterable[Prompt | Response]) -> Outcome:
         else:
             outcome.dropped[row.reason] = outcome.dropped.get(row.reason, 0) + 1
     return outcome
+
+
+def cut_counts(responses: Iterable[Response]) -> dict[str, float | int | str | None]:
+    """`cut/<rule>`: the kept responses that a shortening rule took something from, by rule."""
+    cuts = Counter(rule for response in responses if response.kept for rule in response.cut)
+    return {f"cut/{rule}": number for rule, number in sorted(cuts.items())}
+
+
+def filter_problems(stage: str, settings: Any, numbers: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """What is wrong with the filters of a stage: a number below 0, and an empty text, which every answer contains."""
+    lengths = ("min_characters", "min_characters_unfinished", *numbers)
+    found = [
+        f"{stage}.{name}: expected a number, 0 or more, found {value}; raise it"
+        for name in lengths
+        if (value := getattr(settings, name)) is not None and value < 0
+    ]
+    return found + [
+        f"{stage}.{name}: expected texts of at least one character, found an empty one, which stands in every answer; remove it"
+        for name in texts
+        if "" in getattr(settings, name)
+    ]
 
 
 def no_room(

@@ -92,7 +92,7 @@ class Engrave:
 
     def examples(self, responses: Artifact) -> list[Example]:
         """The training examples of kept responses and identity rows; each picks its chat prompt by its own id."""
-        rows = [(r.id, r.prompt_text, r.text, r.source, r.finish != "length") for r in read_responses(responses)]
+        rows = [(r.id, r.prompt_text, r.text, r.source, r.is_finished) for r in read_responses(responses)]
         need_rows(rows, "responses", responses)
         metas, identity = self._texts()
         rows += [(short_id("identity", q, a), q, a, "identity", True) for q, a in identity]

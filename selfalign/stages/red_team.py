@@ -1,8 +1,9 @@
-"""Stage 1b, topic-guided red-teaming: topics for 20 question types, then questions that a static model gets wrong.
+"""Stage 1b, topic-guided red-teaming: topics for each question type, then questions that a static model gets wrong.
 
 Source: Sun et al. 2023, section 3.1; IBM/Dromedary dromedary_v1 `generate_tgrt_topic.py`, `generate_tgrt_question.py`,
 `deduplicate_tgrt_topic.py`. Unlike the reference, questions pass the quality filters of stage 1a, and a cut-off last
-line is dropped.
+line is dropped; `quality_filters` and `parsing` bring the reference's ways back. Question types are data: the 20 of
+`seeds/topics.jsonl`, and those of further files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from selfalign.artifacts import Artifact, Outcome
 from selfalign.engines.base import Engine, GenerateRequest, Sampling
 from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
-from selfalign.prompts import TopicSeed
+from selfalign.prompts import Parsing, TopicSeed
 from selfalign.records import Prompt, to_row
 from selfalign.similarity import Novelty
 from selfalign.stages.base import Context, count, generate, no_room
@@ -31,12 +32,15 @@ SHORTEST_QUESTION_TOKENS = 48
 class RedTeam:
     """Settings of stage 1b."""
 
+    extra_seeds: list[str] = field(default_factory=list)
+    """Further files of question types, `seeds/<name>.jsonl` beside `topics.jsonl` and in its format. selfalign ships
+    `harmful`, requests that a careful assistant turns down (reference: no such type)."""
     topic_rounds: int = 2
-    """Rounds of topic brainstorming (reference: 9, of which it used 5)."""
+    """Rounds of topic brainstorming (reference: 9, of which it used the first 6)."""
     topics_per_prompt: int = 5
     """Known topics shown in a request once a type has twice as many; before that, one (reference: 5)."""
     max_topics_per_type: int = 12
-    """Most topics of a question type, all rounds together, the seed's included."""
+    """Most topics of a question type, all rounds together, the seed's included; 0 for no limit (as in the reference)."""
     balance_types: bool = True
     """Whether every type is cut to the smallest type's number of topics (reference: yes). With a model that finds no new
     topic for one of the types, no type gets a question."""
@@ -50,8 +54,15 @@ class RedTeam:
         default_factory=lambda: Sampling(max_new_tokens=384, temperature=1.0, top_p=0.95)
     )
     """How questions are drawn (script: 384 tokens, temperature 1, top-p 0.95; paper: top-p 0.98)."""
+    parsing: Parsing = Parsing.lenient
+    """How topics and questions are read: under `reference`, a cut-off topic is kept, a hint without a question becomes a
+    question, and the last question is always dropped."""
+    stop_at_blank_line: bool = True
+    """Whether a list of topics or questions ends at its first blank line (reference: no, it runs to the token limit)."""
     quality_filters: bool = True
     """Whether questions pass the word-count, forbidden-word, first-character and novelty filters (reference: no)."""
+    forbidden_words: list[str] = field(default_factory=list)
+    """Whole words that drop a question (reference: none)."""
     min_words: int = 4
     """Fewest words of a question."""
     max_words: int = 150
@@ -72,22 +83,29 @@ class RedTeam:
     def _texts(self) -> tuple[str, str, list[TopicSeed]]:
         topics = prompts.fill(prompts.load_text("topics", self.texts), self.assistant)
         questions = prompts.fill(prompts.load_text("questions", self.texts), self.assistant)
-        return topics, questions, prompts.load_topic_seeds(self.texts)
+        files = ["topics", *self.extra_seeds]
+        return topics, questions, [seed for name in files for seed in prompts.load_topic_seeds(self.texts, name)]
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Settings, prompt texts, seeds and model."""
         topics, questions, seeds = self._texts()
         settings = plain(self)
-        del settings["texts"], settings["assistant"]
+        # Which files the seeds are from does not matter: the seeds themselves are named by their content.
+        del settings["texts"], settings["assistant"], settings["extra_seeds"]
         content = {"topics": digest(topics), "questions": digest(questions), "seeds": digest(plain(seeds))}
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
         """Impossible counts and missing texts."""
         found = []
-        for name in ("topic_rounds", "topics_per_prompt", "max_topics_per_type", "questions_per_prompt"):
-            if getattr(self, name) < 1:
-                found.append(f"red_team.{name}: expected at least 1, found {getattr(self, name)}")
+        least = {"topic_rounds": 1, "topics_per_prompt": 1, "max_topics_per_type": 0, "questions_per_prompt": 1}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                found.append(f"red_team.{name}: expected at least {lowest}, found {getattr(self, name)}")
+        if "" in self.forbidden_words:
+            found.append(
+                "red_team.forbidden_words: expected words, found an empty one, which drops everything; remove it"
+            )
         try:
             seeds = self._texts()[2]
         except ConfigError as error:
@@ -112,8 +130,13 @@ class RedTeam:
 
     def _balance(self, topics: dict[str, list[str]]) -> dict[str, list[str]]:
         """Every type cut to its share of topics, the first ones kept."""
-        smallest = min(len(names) for names in topics.values()) if self.balance_types else self.max_topics_per_type
-        return {kind: names[: min(smallest, self.max_topics_per_type)] for kind, names in topics.items()}
+        counts = [len(names) for names in topics.values()]
+        most = min(counts) if self.balance_types else max(counts)
+        most = min(most, self.max_topics_per_type) if self.max_topics_per_type else most
+        return {kind: names[:most] for kind, names in topics.items()}
+
+    def _stops(self) -> tuple[str, ...]:
+        return ("\n\n",) if self.stop_at_blank_line else ()
 
     def _topic_requests(self, meta: str, topics: dict[str, list[str]], round_number: int) -> list[GenerateRequest]:
         requests = []
@@ -125,7 +148,7 @@ class RedTeam:
                 known = [names[index]] if few else draw.sample(names, self.topics_per_prompt)
                 prompt = prompts.topics_prompt(meta, kind, known, total=10)
                 seed = seed_of(self.seed, "red_team topic", name)
-                requests.append(GenerateRequest(name, prompt, self.topic_sampling, stop=("\n\n",), seed=seed))
+                requests.append(GenerateRequest(name, prompt, self.topic_sampling, stop=self._stops(), seed=seed))
         return requests
 
     def _brainstorm(
@@ -143,7 +166,8 @@ class RedTeam:
                 answers = generate(engine, requests, out / "completions" / f"topics-{round_number:02d}.jsonl", progress)
             for answer in answers:
                 kind = kinds[answer.id.split("-")[1]]
-                for topic, reason in prompts.parse_topics(answer.text, truncated=answer.finish == "length"):
+                ran_out = answer.finish == "length"
+                for topic, reason in prompts.parse_topics(answer.text, truncated=ran_out, parsing=self.parsing):
                     if not reason and topic.lower() in {known.lower() for known in topics[kind]}:
                         reason = "duplicate"
                     if not reason:
@@ -154,7 +178,8 @@ class RedTeam:
 
     def _question_requests(
         self, meta: str, seeds: Sequence[TopicSeed], topics: dict[str, list[str]]
-    ) -> list[tuple[GenerateRequest, list[TopicSeed]]]:
+    ) -> list[tuple[GenerateRequest, list[TopicSeed], list[TopicSeed]]]:
+        """Each request with the seeds that it shows and the topics that it asks for."""
         known = {(seed.question_type, seed.topic) for seed in seeds}
         pairs = [TopicSeed(name, kind) for kind, names in topics.items() for name in names if (kind, name) not in known]
         random.Random(seed_of(self.seed, "red_team order")).shuffle(pairs)
@@ -166,8 +191,10 @@ class RedTeam:
             shown = random.Random(seed_of(self.seed, "red_team seeds", name)).sample(list(seeds), self.seed_questions)
             prompt = prompts.questions_prompt(meta, shown, group)
             seed = seed_of(self.seed, "red_team question", name)
-            request = GenerateRequest(name, prompt, self.question_sampling, stop=("\n\n",), seed=seed, shared=shared)
-            found.append((request, group))
+            request = GenerateRequest(
+                name, prompt, self.question_sampling, stop=self._stops(), seed=seed, shared=shared
+            )
+            found.append((request, shown, group))
         return found
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
@@ -179,18 +206,27 @@ class RedTeam:
             asked = self._question_requests(question_meta, seeds, topics)
             with context.progress("questions", len(asked), "requests") as progress:
                 path = out / "completions" / "questions.jsonl"
-                answers = generate(engine, [request for request, _ in asked], path, progress)
+                answers = generate(engine, [request for request, _, _ in asked], path, progress)
         novelty = Novelty(self.novelty)
         for seed in seeds:
             novelty.add(seed.question)
         rows: list[Prompt] = []
-        for answer, (_, group) in zip(answers, asked, strict=True):
-            first = self.seed_questions + 1
-            for found, parsed in prompts.parse_questions(
-                answer.text, group, first, truncated=answer.finish == "length"
-            ):
-                reason = parsed or self._reason(found.question, novelty)
+        answered: set[tuple[str, str]] = set()
+        for answer, (_, shown, group) in zip(answers, asked, strict=True):
+            parsed = prompts.parse_questions(
+                answer.text,
+                group,
+                len(shown) + 1,
+                truncated=answer.finish == "length",
+                parsing=self.parsing,
+                seeds=shown,
+            )
+            for found, reason in parsed:
+                pair = (found.question_type, found.topic)
+                # Only the reference's parsing reads a pair twice; its merge_tgrt_question.py keeps the first.
+                reason = reason or ("duplicate" if pair in answered else "") or self._reason(found.question, novelty)
                 if not reason:
+                    answered.add(pair)
                     novelty.add(found.question)
                 rows.append(
                     Prompt(short_id(found.question, ""), found.question, "", "red_team", found.topic,
@@ -210,6 +246,7 @@ class RedTeam:
             check()
             for check in (
                 lambda: filters.word_count(question, self.min_words, self.max_words),
+                lambda: filters.forbidden_word(question, self.forbidden_words),
                 lambda: filters.first_character(question),
                 lambda: novelty.reason(question),
             )

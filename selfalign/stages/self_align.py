@@ -2,7 +2,8 @@
 
 Source: Sun et al. 2023, section 3.2; IBM/Dromedary dromedary_v1 `generate_self_align_response.py` and
 `merge_and_fileter_self_align_with_dummy.py`. Thoughts and cited principles are kept (the reference throws them away),
-and question, thoughts and answer do not share one token budget.
+and question, thoughts and answer do not share one token budget. The reference's own filters are settings, most of them off:
+`experiments/dromedary.yaml` sets them as published.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from selfalign import filters, jsonl, prompts
+from selfalign import cuts, filters, jsonl, prompts
 from selfalign.artifacts import Artifact, Outcome
+from selfalign.cuts import Dedup
 from selfalign.engines.base import Completion, GenerateRequest, Sampling
 from selfalign.errors import ConfigError, DataError
 from selfalign.identity import digest, plain, seed_of, short_id
@@ -34,6 +36,8 @@ from selfalign.stages.base import (
     QUESTION_TOKENS,
     Context,
     count,
+    cut_counts,
+    filter_problems,
     generate,
     need_rows,
     no_room,
@@ -61,16 +65,43 @@ class SelfAlign:
     0.95)."""
     seed: int = 0
     """Seed of sampling: the same prompt draws the same random numbers in every arm."""
+    required_start: str = ""
+    """What thoughts must begin with, white space aside; empty for anything (reference: the sentence that begins every
+    exemplar's thoughts)."""
+    dedup: Dedup = Dedup.none
+    """Whether an answer is cut before its first repeated clause, and then counts as unfinished (reference: yes). It
+    truncates code, poems, lists and decimals: for reproduction only."""
     min_characters: int = 16
-    """Shortest answer that is kept (reference: 147 for complete answers)."""
+    """Shortest finished answer that is kept (reference: 149, which is 160 with the 11 of its end marker)."""
+    min_characters_unfinished: int | None = None
+    """Shortest unfinished answer that is kept (reference: 0, which keeps any that is not empty); null: `min_characters`."""
     keep_unfinished: bool = False
-    """Whether an answer that ran out of tokens is kept (reference: yes, without its last word)."""
+    """Whether an answer that ran out of tokens or was cut is kept, without its last word and to be trained on without an
+    end-of-turn marker (reference: yes)."""
+    copies_question: int = 0
+    """An answer is dropped where an instruction or input longer than this many characters stands in it word for word; 0
+    switches the check off (Dromedary-2: 16)."""
+    drop_markers: bool = True
+    """Whether an answer is dropped that holds a marker of the prompt's layout (reference: some phrases only, which
+    `forbidden_texts` takes)."""
+    forbidden_texts: list[str] = field(default_factory=list)
+    """Texts that drop an answer in which they occur to the letter; {assistant} is the name in the exemplars (reference:
+    12 phrases and words of its exemplars, so that answers about presidents, weather and alpacas are lost)."""
+    forbidden_starts: list[str] = field(default_factory=list)
+    """Texts that drop an answer which begins with them to the letter (reference: "I'm sorry", "I am sorry"; Dromedary-2:
+    none)."""
     max_repeats: int = 3
-    """How often a stretch of words may follow itself at once before the answer is dropped."""
+    """How often a stretch of words may follow itself at once before the answer is dropped; 0 switches the check off."""
     copy_ngram_words: int = 12
     """Words in a row that an answer may not share with an exemplar's answer; 0 switches the check off."""
+    rewrites: dict[str, str] = field(default_factory=dict)
+    """Leading phrases of kept answers, each with what replaces it (reference: "According to my knowledge from Wikipedia,
+    here" becomes "Here")."""
+    input_replaces_instruction: int = 0
+    """An input longer than this many characters takes the instruction's place in the row that is trained on; 0 switches it
+    off (Dromedary-2: 16)."""
 
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ("prompts",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
@@ -102,15 +133,29 @@ class SelfAlign:
         return {"settings": settings, "content": content, "engine": context.engine.identity()}
 
     def problems(self, context: Context) -> list[str]:
-        """A wrong choice of rules or exemplars, and a bad file of texts."""
-        found = [*problems(self.principles), *exemplar_problems(self.exemplars)]
-        if found:
-            return found
+        """A wrong choice of rules or exemplars, a bad file of texts, and filters that would drop everything."""
+        lengths = ("copies_question", "max_repeats", "copy_ngram_words", "input_replaces_instruction")
+        found = filter_problems("self_align", self, lengths, ("forbidden_texts", "forbidden_starts", "rewrites"))
+        chosen = [*problems(self.principles), *exemplar_problems(self.exemplars)]
+        if chosen:
+            return found + chosen
         try:
-            self.arm()
+            layout, rule_set, exemplars, _ = self.arm()
         except (ConfigError, DataError) as error:
-            return [f"self_align.texts: {error}"]
-        return []
+            return [*found, f"self_align.texts: {error}"]
+        thoughts = [
+            prompts.fill(prompts.thoughts_text(layout, rule_set, turn), self.speaker())
+            for exemplar in exemplars
+            for turn in exemplar.turns
+        ]
+        start = prompts.fill(self.required_start, self.speaker())
+        if thoughts and all(filters.wrong_start(text, start) for text in thoughts):
+            found.append(
+                f"self_align.required_start: expected what the exemplars' thoughts begin with, found '{start}'; "
+                f"they begin like '{thoughts[0][:60]}', so every answer would be dropped; change it, or choose the "
+                "exemplars that it was written for"
+            )
+        return found
 
     def unfit(self, context: Context) -> str:
         """Rules and exemplars that leave no room for question, thoughts and answer."""
@@ -145,26 +190,46 @@ class SelfAlign:
         copies: filters.ExemplarCopies | None,
     ) -> Response:  # fmt: skip
         parsed = prompts.parse_response(layout, rule_set, self.speaker(), answer.text)
-        text = parsed.answer or ""
-        parts = (layout.user, layout.thoughts, layout.answer, layout.closing)
+        text, cut = self._shortened(parsed.answer or "", ran_out=answer.finish == "length")
+        is_finished = answer.finish != "length" and not cut
+        unfinished = self.min_characters if self.min_characters_unfinished is None else self.min_characters_unfinished
+        parts = (layout.user, layout.thoughts, layout.answer, layout.closing) if self.drop_markers else ()
         markers = [prompts.fill(part, self.speaker()) for part in parts]
+        forbidden = [prompts.fill(piece, self.speaker()) for piece in self.forbidden_texts]
         reason = filters.first_reason(
             check()
             for check in (
+                lambda: filters.wrong_start(answer.text, prompts.fill(self.required_start, self.speaker())),
                 lambda: "no_answer" if parsed.answer is None else "",
-                lambda: "unfinished" if answer.finish == "length" and not self.keep_unfinished else "",
-                lambda: filters.too_short(text, self.min_characters),
+                lambda: "" if is_finished or self.keep_unfinished else "unfinished",
+                lambda: filters.too_short(text, self.min_characters if is_finished else unfinished),
+                lambda: filters.question_copy(text, (prompt.instruction, prompt.input), self.copies_question),
                 lambda: filters.contains_marker(text, markers),
+                lambda: filters.forbidden_text(text, forbidden),
+                lambda: filters.forbidden_start(text, self.forbidden_starts),
                 lambda: filters.repetition(text, self.max_repeats),
                 lambda: copies.reason(text, prompt.text) if copies else "",
             )
         )
         if self.codename:
             text = text.replace(self.codename, self.assistant.name)
+        if not reason:
+            text = cuts.reworded(text, self.rewrites)
+        question = (prompt.instruction, prompt.input)
+        if self.input_replaces_instruction and len(prompt.input) > self.input_replaces_instruction:
+            question = (prompt.input, "")
         return Response(
-            short_id(prompt.id, answer.text), prompt.id, prompt.instruction, prompt.input, prompt.source,
-            parsed.thoughts, parsed.cited, text, answer.text, answer.finish, not reason, reason,
+            short_id(prompt.id, answer.text), prompt.id, *question, prompt.source, parsed.thoughts, parsed.cited, text,
+            answer.text, answer.finish, not reason, reason, cut,
         )  # fmt: skip
+
+    def _shortened(self, text: str, *, ran_out: bool) -> tuple[str, tuple[str, ...]]:
+        """An answer as the shortening rules leave it, and their codes in `Response.cut`."""
+        found = cuts.before_repeat(text, self.dedup, is_finished=not ran_out)
+        cut = (cuts.REPEATED_CLAUSE,) if found != text else ()
+        if self.keep_unfinished and (ran_out or cut):
+            found, cut = cuts.without_last_word(found), (*cut, cuts.LAST_WORD)
+        return found, cut
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
         """Write `stem.txt` (the shared prompt), `completions.jsonl` (raw) and `responses.jsonl` (kept and dropped)."""
@@ -186,5 +251,6 @@ class SelfAlign:
             "stem_tokens": context.engine.count_tokens(stem),
             "rules": len(rule_set.by_id()),
             **{f"cited/{name}": number for name, number in sorted(cited.items())},
+            **cut_counts(responses),
         }
         return outcome

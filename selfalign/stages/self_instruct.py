@@ -17,6 +17,7 @@ from selfalign.artifacts import Artifact, Outcome
 from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.errors import ConfigError
 from selfalign.identity import digest, plain, seed_of, short_id
+from selfalign.prompts import Parsing
 from selfalign.records import Prompt, to_row
 from selfalign.similarity import Novelty
 from selfalign.stages.base import Context, count, generate, no_room
@@ -42,6 +43,8 @@ class SelfInstruct:
     """Human seed tasks shown in each request (reference: 5)."""
     machine_demos: int = 0
     """Kept machine-written tasks shown in each request (reference: 0; original Self-Instruct: 2)."""
+    shuffle_demos: bool = False
+    """Whether seed and machine-written demonstrations are mixed (original Self-Instruct: yes), instead of the seeds first."""
     list_length: int = 20
     """How many tasks the prompt announces (reference: 20)."""
     requests_per_round: int = 32
@@ -53,12 +56,24 @@ class SelfInstruct:
     """Generation stops when a round keeps a smaller share of the tasks it wrote (0..1)."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=384, temperature=1.0, top_p=0.98))
     """How lists are drawn (paper: 384 tokens, temperature 1, top-p 0.98; the released script allows 1,024 tokens)."""
+    stops: list[str] = field(default_factory=list)
+    """Texts before which a list ends (reference: none; original Self-Instruct: a blank line, and the number 16 at the start
+    of a line or before a full stop)."""
+    parsing: Parsing = Parsing.lenient
+    """How lists are read: under `reference`, one false number may cost all later tasks of its list, and the last task is
+    always dropped."""
+    drop_truncated_lists: bool = False
+    """Whether every task of a list that ran out of tokens is dropped (original Self-Instruct: yes)."""
     min_words: int = 4
     """Fewest words of an instruction."""
     max_words: int = 150
     """Most words of an instruction."""
     forbidden_words: list[str] = field(default_factory=lambda: list(FORBIDDEN_WORDS))
-    """Whole words that drop a task, in instruction or input."""
+    """Whole words that drop a task, in instruction or input (reference: these 18; original Self-Instruct: the first 13, in
+    the instruction alone)."""
+    forbidden_starts: list[str] = field(default_factory=list)
+    """Texts that drop an instruction which begins with them to the letter (reference: none; original Self-Instruct: "Write a
+    program")."""
     novelty: float = 0.7
     """Highest ROUGE-L F with any seed or kept instruction (0..1)."""
     seed: int = 0
@@ -97,6 +112,12 @@ class SelfInstruct:
         ):
             if getattr(self, name) < least:
                 found.append(f"self_instruct.{name}: expected at least {least}, found {getattr(self, name)}")
+        found += [
+            f"self_instruct.{name}: expected texts of at least one character, found an empty one, which begins every "
+            "instruction and ends every list; remove it"
+            for name in ("stops", "forbidden_words", "forbidden_starts")
+            if "" in getattr(self, name)
+        ]
         try:
             _, seeds = self._texts()
         except ConfigError as error:
@@ -131,18 +152,24 @@ class SelfInstruct:
             name = f"{round_number:04d}-{index:04d}"
             draw = random.Random(seed_of(self.seed, "self_instruct demos", name))
             demos = draw.sample(seeds, self.seed_demos) + draw.sample(machine, min(self.machine_demos, len(machine)))
+            if self.shuffle_demos:
+                draw.shuffle(demos)
             prompt = prompts.self_instruct_prompt(meta, demos, self.list_length)
             seed = seed_of(self.seed, "self_instruct", name)
-            requests.append(GenerateRequest(name, prompt, self.sampling, seed=seed, shared=shared))
+            requests.append(
+                GenerateRequest(name, prompt, self.sampling, stop=tuple(self.stops), seed=seed, shared=shared)
+            )
             firsts.append(len(demos) + 1)
         return requests, firsts
 
-    def _reason(self, task: prompts.Task, novelty: Novelty) -> str:
+    def _reason(self, task: prompts.Task, novelty: Novelty, *, truncated: bool) -> str:
         return task.reason or filters.first_reason(
             check()
             for check in (
+                lambda: "truncated_list" if truncated and self.drop_truncated_lists else "",
                 lambda: filters.word_count(task.instruction, self.min_words, self.max_words),
                 lambda: filters.forbidden_word(f"{task.instruction}\n{task.input}", self.forbidden_words),
+                lambda: filters.forbidden_start(task.instruction, self.forbidden_starts),
                 lambda: filters.first_character(task.instruction),
                 lambda: novelty.reason(task.instruction),
             )
@@ -169,9 +196,10 @@ class SelfInstruct:
                 answers = generate(engine, requests, completions / f"{round_number:04d}.jsonl")
                 before, wrote = len(machine), 0
                 for answer, first in zip(answers, firsts, strict=True):
-                    for task in prompts.parse_tasks(answer.text, first, truncated=answer.finish == "length"):
+                    ran_out = answer.finish == "length"
+                    for task in prompts.parse_tasks(answer.text, first, truncated=ran_out, parsing=self.parsing):
                         wrote += 1
-                        reason = self._reason(task, novelty)
+                        reason = self._reason(task, novelty, truncated=ran_out)
                         if not reason and len(machine) >= self.target:
                             reason = "beyond_target"
                         if not reason:

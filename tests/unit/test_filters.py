@@ -84,3 +84,46 @@ def test_too_short(text: str, reason: str) -> None:
 def test_a_marker_inside_an_answer_is_found() -> None:
     assert filters.contains_marker("Yes.\nUser: and then?", ["User:"]) == "contains_marker"
     assert filters.contains_marker("The user: nobody.", ["User:", ""]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("I think so.", ""), (" \n I think", ""), ("So I think", "wrong_start"), ("", "wrong_start")]
+)
+def test_thoughts_must_begin_as_asked_white_space_aside(text: str, reason: str) -> None:
+    assert filters.wrong_start(text, "I think") == reason
+    assert filters.wrong_start(text, "") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("Tell the president.", "forbidden_text"), ("presidents", "forbidden_text"), ("The President", ""), ("", "")],
+)
+def test_forbidden_texts_are_pieces_to_the_letter(text: str, reason: str) -> None:
+    assert filters.forbidden_text(text, ["president", "1, 1, 4"]) == reason
+    assert filters.forbidden_text(text, []) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("I'm sorry, no", "forbidden_start"), ("Well, I'm sorry", ""), ("i'm sorry", ""), ("", "")]
+)
+def test_forbidden_starts_count_at_the_start_only(text: str, reason: str) -> None:
+    assert filters.forbidden_start(text, ["I'm sorry", "I am sorry"]) == reason
+    assert filters.forbidden_start(text, []) == ""
+
+
+@pytest.mark.parametrize(
+    ("part", "longer_than", "reason"),
+    [
+        ("Name a large river", 16, "question_copy"),
+        ("Name a large rive", 16, "question_copy"),
+        ("Name a large riv", 16, ""),
+        ("name a large river", 16, ""),
+        ("Name a large river", 0, ""),
+    ],
+)
+def test_a_long_part_of_the_question_may_not_stand_in_the_answer(part: str, longer_than: int, reason: str) -> None:
+    assert filters.question_copy("You said: Name a large river.", ("other", part), longer_than) == reason
+
+
+def test_no_limit_of_repeats_finds_no_circle() -> None:
+    assert filters.repetition("I do not know. " * 6, 0) == ""

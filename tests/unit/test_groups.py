@@ -9,6 +9,7 @@ import yaml
 
 from selfalign import experiment, groups, resources
 from selfalign.engines.base import NgramPenalty
+from selfalign.engines.model import write_tiny_random
 from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
 from selfalign.identity import canonical, plain
@@ -198,6 +199,32 @@ def test_every_choice_composes() -> None:
         assert path.read_text(encoding="utf-8").startswith("# "), f"{path} does not say what it is"
         seen += 1
     assert seen >= 20
+
+
+GIVEN = {"model.path": "model: model.path", "merge.file": "stages: self_align", "evaluation.data": "evaluation: "}
+"""What an experiment may leave to its user -> how the problem begins where it is not given."""
+
+
+def test_every_experiment_is_sound_but_for_what_its_run_line_leaves_to_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SELFALIGN_DATA", raising=False)
+    (tmp_path / "model").mkdir()
+    write_tiny_random(tmp_path / "model", context_length=32768)
+    (tmp_path / "prompts.jsonl").write_text('{"instruction": "Name a bird."}\n')
+    here = {"model.path": tmp_path / "model", "merge.file": tmp_path / "prompts.jsonl", "evaluation.data": "calf"}
+    seen = 0
+    for path in sorted((resources.shipped_root() / "experiments").glob("*.yaml")):
+        line = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# Run: "))
+        left = [key for key in GIVEN if f"{key}=" in line]
+        # A GPU is no part of a recipe's soundness.
+        chosen = [f"experiments={path.stem}", "trainer=single"]
+        assert experiment.problems(groups.compose([*chosen, *(f"{key}={here[key]}" for key in left)])) == [], path
+        found = experiment.problems(groups.compose(chosen))
+        assert len(found) == len(left), (path, found)
+        assert all(any(problem.startswith(GIVEN[key]) for problem in found) for key in left), (path, found)
+        seen += 1
+    assert seen >= 5
 
 
 def test_every_experiment_and_sweep_composes_and_states_its_claim() -> None:

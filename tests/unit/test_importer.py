@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from selfalign import importer, prompts
 from selfalign.errors import DataError
@@ -118,6 +119,9 @@ def test_the_real_reference_renders_byte_for_byte(
     original = (real_data / "dromedary" / "prompts" / "watson_self_align_prompt.txt").read_bytes()
     assert rendered("dromedary_v1").encode() == original
     assert "16 principles and 5 exemplars" in lines[0]
+    filters = yaml.safe_load((tmp_path / "experiments" / "dromedary_v1_filters.yaml").read_text(encoding="utf-8"))
+    assert len(filters["self_align"]["forbidden_texts"]) == 12 and len(filters["verbose_clone"]["forbidden_texts"]) == 4
+    assert filters["self_align"]["required_start"].endswith("reliable assistant.")
     assert len(prompts.load_seed_tasks("dromedary_v1")) == 175
     assert len(prompts.load_topic_seeds("dromedary_v1")) == 20
     assert len(prompts.load_identity(prompts.Assistant(name="Dromedary"), "dromedary_v1")) == 910

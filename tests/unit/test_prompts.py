@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
 
-from selfalign import prompts
+from selfalign import filters, prompts
 from selfalign.principles import ExemplarSettings, PrincipleSettings, resolve, resolve_exemplars
-from selfalign.prompts import Assistant, Task, TopicSeed
+from selfalign.prompts import Assistant, Parsing, Task, TopicSeed
 from tests.factories import FIVE, SIXTEEN
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -109,19 +110,74 @@ def garbage(count: int) -> list[str]:
         "", " ", "\n\n", "###", "6. Instruction:", "7. Input:", "9999999999. Input: x", "\x00\x07\x1b[31m", "日本語の質問", "שלום",
         "Willow:", "\n\nWillow: ", "(internal thoughts):", "User:", "1 (", "7 (candor", "type: , topic: ", ", instruction:",
         "<noinput>", "\u2028", "\ufeff", "a" * 500, "-3. Instruction: minus", "6. instruction: small", "\r\n###\r\n", "}{", "%s %d",
+        " Name a bird of the park.\n6. Input:\n<noinput>\n", "\n###\n7. Instruction: Add up.\n7. Input:\n3, 4\n",
     ]  # fmt: skip
     return ["".join(draw.choice(pieces) for _ in range(draw.randrange(1, 12))) for _ in range(count)]
 
 
-def test_a_thousand_malformed_completions_are_parsed_without_an_exception() -> None:
-    topics = [TopicSeed("Wedding", "Questions that require x"), TopicSeed("Dance", "Questions that require x")]
+TOPICS = [TopicSeed("Wedding", "Questions that require x"), TopicSeed("Dance", "Questions that require y")]
+BOTH = [(truncated, parsing) for truncated in (True, False) for parsing in Parsing]
+
+
+def bare(text: str, layout: str = r"$^") -> str:
+    """A text without white space and without the pieces of its layout."""
+    return "".join(re.sub(layout, " ", text, flags=re.IGNORECASE).split())
+
+
+@pytest.mark.parametrize(("truncated", "parsing"), BOTH)
+def test_no_text_of_a_malformed_list_of_tasks_is_lost(truncated: bool, parsing: Parsing) -> None:
+    layout, reasons = r"###|\d+\s*\.\s*(?:Instruction|Input):|<noinput>", set()
     for text in garbage(1000):
-        parse(text)
-        for truncated in (True, False):
-            for task in prompts.parse_tasks(text, 6, truncated=truncated):
-                assert task.reason or task.instruction is not None
-            prompts.parse_topics(text, truncated=truncated)
-            prompts.parse_questions(text, topics, 6, truncated=truncated)
+        tasks = prompts.parse_tasks(text, 6, truncated=truncated, parsing=parsing)
+        assert bare("###".join(f"{task.instruction}###{task.input}" for task in tasks), layout) == bare(text, layout)
+        # What was parsed but says too little, the stage's first filter drops.
+        reasons |= {task.reason or filters.word_count(task.instruction, 4, 150) for task in tasks}
+        assert all(task.instruction or task.input or not task.reason for task in tasks)
+    last = {"truncated"} if truncated or parsing is Parsing.reference else set()
+    assert reasons == {"", "malformed", "too_few_words", *last}
+
+
+@pytest.mark.parametrize(("truncated", "parsing"), BOTH)
+def test_every_line_of_a_malformed_list_of_topics_comes_out_with_a_topic_or_a_reason(
+    truncated: bool, parsing: Parsing
+) -> None:
+    seen = set()
+    for text in garbage(1000):
+        found = prompts.parse_topics(text, truncated=truncated, parsing=parsing)
+        lines = [line.strip() for line in text.split("\n")]
+        if parsing is Parsing.lenient:
+            assert [topic for topic, _ in found] == [
+                topic for line in lines if (topic := re.sub(r"^\d+\s*\.\s*", "", line).strip())
+            ]
+        else:
+            assert len(found) == sum(bool(line.split(". ", 1)[-1].strip()) for line in lines)
+        assert all(reason or (topic[0].isupper() and len(topic.split()) <= 3) for topic, reason in found)
+        seen |= {reason for _, reason in found}
+    assert {"no_capital", "ends_in_punctuation"} < seen
+
+
+@pytest.mark.parametrize(("truncated", "parsing"), BOTH)
+def test_every_line_of_a_malformed_list_of_questions_comes_out_with_a_question_or_a_reason(
+    truncated: bool, parsing: Parsing
+) -> None:
+    for text in garbage(1000):
+        found = prompts.parse_questions(text, TOPICS, 6, truncated=truncated, parsing=parsing, seeds=TOPICS[:1])
+        opened = f"{prompts.topic_hint(6, TOPICS[0])}, instruction:{text}"
+        assert len(found) == sum(bool(line.strip()) for line in opened.split("\n"))
+        assert all(seed.question for seed, _ in found)
+        assert all(reason or seed.topic == "Wedding" for seed, reason in found)
+        if truncated or parsing is Parsing.reference:
+            assert found[-1][1] == "truncated" or not text.split("\n")[-1].strip()
+
+
+def test_no_text_of_a_malformed_response_is_lost() -> None:
+    answered = 0
+    for text in garbage(1000):
+        found = parse(text)
+        rest = "" if found.answer is None else f"Willow:{found.answer}"
+        assert bare(found.thoughts + rest) == bare(text)
+        answered += found.answer is not None
+    assert 100 < answered < 900
 
 
 # ----------------------------------------------------------------------------------------------------- parsing: lists
@@ -144,6 +200,46 @@ def test_a_misnumbered_task_costs_itself_and_not_its_successors() -> None:
     assert found[2] == Task("Good.")
 
 
+MISCOUNTED = "".join(
+    f"{opening} {text}\n{number}. Input:\n<noinput>\n"
+    for opening, text, number in (
+        ("", "Name a bird.", 6),
+        ("###\n8. Instruction:", "Name a fish.", 8),
+        ("###\n9. Instruction:", "Name a tree.", 9),
+        ("###\n10. Instruction:", "Name a town.", 10),
+    )
+)
+"""A list that leaves the number 7 out."""
+
+
+@pytest.mark.parametrize(
+    ("parsing", "reasons"),
+    [(Parsing.lenient, ["", "", "", ""]), (Parsing.reference, ["", "malformed", "malformed", "truncated"])],
+)
+def test_a_number_left_out_costs_the_reference_all_later_tasks(parsing: Parsing, reasons: list[str]) -> None:
+    assert [task.reason for task in prompts.parse_tasks(MISCOUNTED, 6, truncated=False, parsing=parsing)] == reasons
+
+
+def test_a_finished_list_loses_its_last_task_under_the_references_parsing_alone() -> None:
+    text = MISCOUNTED.replace("10.", "9.").replace(
+        "9. Instruction: Name a tree.\n9.", "8. Instruction: Name a tree.\n8."
+    )
+    text = text.replace("8. Instruction: Name a fish.\n8.", "7. Instruction: Name a fish.\n7.")
+    read = {parsing: prompts.parse_tasks(text, 6, truncated=False, parsing=parsing) for parsing in Parsing}
+    assert [task.reason for task in read[Parsing.lenient]] == ["", "", "", ""]
+    assert [task.reason for task in read[Parsing.reference]] == ["", "", "", "truncated"]
+    assert read[Parsing.reference][:3] == read[Parsing.lenient][:3]
+
+
+def test_the_references_parsing_splits_a_task_at_hashes_and_keeps_its_lines() -> None:
+    text = " Rename this\nheading.\n6. Input:\n### Old\n###\n7. Instruction: Name it.\n7. Input:\nx\n###\n"
+    lenient = prompts.parse_tasks(text, 6, truncated=False)
+    assert lenient == [Task("Rename this heading.", "### Old"), Task("Name it.", "x")]
+    strict = prompts.parse_tasks(text, 6, truncated=False, parsing=Parsing.reference)
+    assert [task.reason for task in strict] == ["", "malformed", "malformed"]
+    assert (strict[0].instruction, strict[0].input) == ("Rename this\nheading.", "")
+
+
 def test_a_truncated_last_task_is_kept_as_a_dropped_row() -> None:
     found = prompts.parse_tasks(
         " Name a bird.\n6. Input:\n<noinput>\n###\n7. Instruction: Tell me ab", 6, truncated=True
@@ -162,8 +258,35 @@ def test_topics_follow_the_references_rules(line: str, reason: str) -> None:
     assert [found[1] for found in prompts.parse_topics(f" Gold\n{line}\n", truncated=False)] == ["", reason]
 
 
+def test_the_references_topics_are_the_first_twenty_lines_whatever_stands_before_the_full_stop() -> None:
+    lines = [" Gold", "Well. Silver", "3 Iron", "Café!", "Zürich"] + [f"{n}. Metal {n}" for n in range(6, 24)]
+    found = prompts.parse_topics("\n".join(lines), truncated=True, parsing=Parsing.reference)
+    assert [reason for _, reason in found[:5]] == ["", "", "no_capital", "ends_in_punctuation", ""]
+    assert found[1][0] == "Silver" and [reason for _, reason in found[20:]] == ["too_many_lines"] * 3
+    cut_off = prompts.parse_topics(" Gold\n2. Silv", truncated=True, parsing=Parsing.reference)
+    assert cut_off == [("Gold", ""), ("Silv", "")]
+    assert prompts.parse_topics(" Gold\n2. Silv", truncated=True)[1] == ("Silv", "truncated")
+
+
+def test_the_references_questions_take_hints_of_seeds_and_hints_without_a_question() -> None:
+    seed = TopicSeed("Rain", "Questions that require z", "Why?")
+    text = (
+        " How do we marry?\n7. type: Instructions that require y, topic: Dance\n"
+        "1. type: Instructions that require z, topic: Rain, instruction: Is rain wet?\n"
+        "9. type: Instructions that require y, topic: Song, instruction: Who sings?\n"
+        "7. type: Instructions that require y, topic: Dance, instruction: Who dances?\nlast"
+    )
+    found = prompts.parse_questions(text, TOPICS, 6, truncated=False, parsing=Parsing.reference, seeds=[seed])
+    assert [reason for _, reason in found] == ["", "", "", "unasked", "", "truncated"]
+    assert found[1][0] == TopicSeed(
+        "Dance", TOPICS[1].question_type, "7. type: Instructions that require y, topic: Dance"
+    )
+    assert found[2][0] == TopicSeed("Rain", seed.question_type, "Is rain wet?")
+    assert found[4][0].question == "Who dances?"
+
+
 def test_questions_need_the_hint_they_were_asked_for() -> None:
-    topics = [TopicSeed("Wedding", "Questions that require x"), TopicSeed("Dance", "Questions that require y")]
+    topics = TOPICS
     text = (
         " How do we marry?\n7. type: Instructions that require y, topic: Dance, instruction: Who dances?\n"
         "8. type: Instructions that require y, topic: Song, instruction: Who sings?\n9. type: Instructions, topic: Rain\n"
@@ -186,6 +309,14 @@ def test_the_seed_files_have_the_references_shape() -> None:
     tasks, topics = prompts.load_seed_tasks(), prompts.load_topic_seeds()
     assert len(tasks) == 175 and len({task.instruction for task in tasks}) == 175
     assert len(topics) == 20 and len({seed.question_type for seed in topics}) == 20
+    harmful = prompts.load_topic_seeds("", "harmful")
+    assert len(harmful) >= 5 and len({seed.question_type for seed in harmful}) == len(harmful)
+    assert all(seed.question_type.startswith("Questions that ask for help with ") for seed in harmful)
+    assert not {seed.question_type for seed in harmful} & {seed.question_type for seed in topics}
+    # Their topics pass the filter that the model's own will meet.
+    assert [found for seed in [*topics, *harmful] for found in prompts.parse_topics(seed.topic, truncated=False)] == [
+        (seed.topic, "") for seed in [*topics, *harmful]
+    ]
 
 
 def test_identity_rows_name_the_configured_assistant() -> None:
