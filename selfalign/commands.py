@@ -197,7 +197,7 @@ def show(arguments: list[str]) -> int:
     file = next(
         (
             path / f
-            for f in ("responses.jsonl", "prompts.jsonl", "items.jsonl", "metrics.jsonl")
+            for f in ("critiques.jsonl", "responses.jsonl", "prompts.jsonl", "items.jsonl", "metrics.jsonl")
             if (path / f).is_file()
         ),
         None,
