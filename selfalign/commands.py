@@ -182,7 +182,7 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-ROW_FILES = ("responses.jsonl", "prompts.jsonl", "matches.jsonl", "items.jsonl", "metrics.jsonl")
+ROW_FILES = ("critiques.jsonl", "responses.jsonl", "prompts.jsonl", "matches.jsonl", "items.jsonl", "metrics.jsonl")
 """What `show` takes for the rows of a stage: the first of these that it has."""
 PLAIN_ROWS = 10
 """Rows that `show` prints where nothing pages them."""

@@ -28,6 +28,7 @@ from selfalign.stages.merge import Merge
 from selfalign.stages.pretrain import Pretrain
 from selfalign.stages.red_team import RedTeam
 from selfalign.stages.self_align import SelfAlign
+from selfalign.stages.self_critique import SelfCritique
 from selfalign.stages.self_instruct import SelfInstruct
 from selfalign.stages.verbose_clone import VerboseClone
 from selfalign.tracking import TrackingSettings
@@ -45,6 +46,8 @@ class Stages:
     """Stage 1b: topic-guided red-teaming."""
     self_align: bool = True
     """Stage 2: answers behind the principles."""
+    self_critique: bool = False
+    """Between 2 and 3: each answer criticised under one drawn principle and revised. No part of the paper's method."""
     engrave: bool = True
     """Stage 3: LoRA training on the answers."""
     verbose_clone: bool = True
@@ -97,6 +100,8 @@ class Experiment:
     """Comparison of all prompts with the evaluation sets."""
     self_align: SelfAlign = field(default_factory=SelfAlign)
     """Stage 2."""
+    self_critique: SelfCritique = field(default_factory=SelfCritique)
+    """Between 2 and 3, where `stages.self_critique` is on."""
     engrave: Engrave = field(default_factory=Engrave)
     """Stage 3."""
     verbose_clone: VerboseClone = field(default_factory=VerboseClone)
@@ -151,8 +156,11 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         asked = "contamination" if experiment.contamination.mode is Contaminated.remove else asked
     if on.self_align:
         nodes["responses"] = Node(experiment.self_align, {"prompts": asked})
+    if on.self_critique:
+        nodes["critiqued"] = Node(experiment.self_critique, {"responses": "responses"})
     if on.engrave:
-        nodes["engraved"] = Node(experiment.engrave, {"responses": "responses"})
+        answers = "critiqued" if on.self_critique else "responses"
+        nodes["engraved"] = Node(experiment.engrave, {"responses": answers})
     if on.verbose_clone:
         nodes["verbose_responses"] = Node(experiment.verbose_clone, {"prompts": asked, "adapter": "engraved"})
         start = {"adapter": "engraved"} if on.follow_first else {}
@@ -248,6 +256,10 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
         )
     if on.engrave and not on.self_align:
         found.append("stages.engrave: it reads the responses of self_align, which is off; switch both on or both off")
+    if on.self_critique and not on.self_align:
+        found.append(
+            "stages.self_critique: it reads the responses of self_align, which is off; switch both on or both off"
+        )
     if on.verbose_clone and not on.engrave:
         found.append(
             "stages.verbose_clone: it reads the adapter of engrave, which is off; switch both on, or use stages=no_cloning"

@@ -1,7 +1,7 @@
 """The records that flow between stages: each gains lineage, none loses it.
 
-Prompt -> Response -> Example -> adapter -> Score. Ids are content hashes (`identity.short_id`). A dropped row is a
-row like the others, with `kept` false and the reason.
+Prompt -> Response -> Example -> adapter -> Score; a Critique links a revised Response to the one it revises. Ids are
+content hashes (`identity.short_id`). A dropped row is a row like the others, with `kept` false and the reason.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Response:
     """A model's answer to a prompt, with the thoughts that led to it."""
 
     id: str
-    """Content hash of prompt id and raw completion."""
+    """Content hash of prompt id and raw completion; after self_critique, id of the Critique that says what it was."""
     prompt_id: str
     """The prompt it answers."""
     instruction: str
@@ -84,6 +84,42 @@ class Response:
     def is_finished(self) -> bool:
         """Whether `text` ends where the model ended its answer; only then is it trained on with an end-of-turn marker."""
         return self.finish != "length" and not self.cut
+
+
+@dataclass(frozen=True, slots=True)
+class Critique:
+    """One response held against one principle, and what became of its answer."""
+
+    id: str
+    """Id of the response as it stands after this round; after the last round, the row of `responses.jsonl`."""
+    response_id: str
+    """The response that was criticised: self_align's in the first round, the round before's after it."""
+    prompt_id: str
+    """The prompt it answers."""
+    instruction: str
+    """Instruction of that prompt, repeated so that a row can be read alone."""
+    input: str
+    """Input of that prompt."""
+    round: int
+    """Number of the round, from 1."""
+    principle: str
+    """Id of the principle that was drawn."""
+    original: str
+    """The answer before this round."""
+    critique: str
+    """The critique as the model wrote it, without the space around it; empty where none was asked for."""
+    critique_finish: str
+    """`stop`, `eos` or `length`; empty where none was asked for."""
+    revision_raw: str
+    """The revision as the model wrote it; empty where none was asked for."""
+    revision_finish: str
+    """`stop`, `eos` or `length`; empty where none was asked for."""
+    text: str
+    """The answer after this round."""
+    kept: bool = True
+    """False where the revision did not take the answer's place."""
+    reason: str = ""
+    """Why it did not: code of the filter, with `critique_` in front where the critique failed; empty where it did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from selfalign.experiment import Experiment
 from selfalign.identity import plain
 from selfalign.pipeline import NodeResult, as_nodes, run
 
-TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "scores.jsonl")
+TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "scores.jsonl")
 """Files of an artifact that go to the tracker as tables."""
 
 

@@ -56,6 +56,10 @@ def scripted(**more: object) -> ScriptedEngine:
     return ScriptedEngine(respond, **more)  # type: ignore[arg-type]
 
 
+REMARK = "Nothing is said about its cubs."
+"""The critique of a script."""
+
+
 def script_rows() -> list[dict[str, str]]:
     """A script for `engine=scripted` that carries a run through all stages: every request of a kind gets one text."""
     draw = random.Random(0)
@@ -77,5 +81,8 @@ def script_rows() -> list[dict[str, str]]:
             "prompt_contains": "(extensive)",
             "text": "\nThe otter of Lisbon is well. It swims in the river, and people like it.",
         },
+        # A revision prompt holds the critique, so it comes first.
+        {"prompt_contains": REMARK, "text": " The otter of Lisbon is well, and its cubs are too."},
+        {"prompt_contains": "First answer:", "text": f" {REMARK}"},
         {"text": " The otter of Lisbon."},
     ]

@@ -33,6 +33,12 @@ class Sample:
     """Why it was dropped; empty where kept."""
     about: str
     """Source, topic and type of the prompt, as far as the row knows them."""
+    original: str = ""
+    """The answer before its critique; empty where there was none."""
+    critique: str = ""
+    """What the model found wrong with it."""
+    principle: str = ""
+    """Id of the principle under which it was criticised."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,15 @@ def samples(node: Node) -> SampleSet | None:
     chosen: list[Mapping[str, Any]] = []
     for reason in sorted({str(row.get("reason")) for row in dropped}):
         chosen += [row for row in dropped if str(row.get("reason")) == reason][:DROPPED_SHOWN]
-    return SampleSet(
-        node.name, tuple(map(_sample, kept[:KEPT_SHOWN])), tuple(map(_sample, chosen)), len(kept), len(dropped)
+    critiques = {str(row.get("id", "")): row for row in node.rows("critiques.jsonl")}
+    shown, gone = (
+        tuple(_sample(row, critiques.get(str(row.get("id", "")), {})) for row in side)
+        for side in (kept[:KEPT_SHOWN], chosen)
     )
+    return SampleSet(node.name, shown, gone, len(kept), len(dropped))
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Mapping[str, Any], critique: Mapping[str, Any]) -> Sample:
     question = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
     is_kept = bool(row.get("kept", True))
     # The answer of a dropped row may be empty because it could not be parsed: then what the model wrote says more.
@@ -82,6 +91,9 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         answer=cut(answer),
         reason="" if is_kept else str(row.get("reason") or "no reason given"),
         about=about,
+        original=cut(str(critique.get("original") or "")),
+        critique=cut(str(critique.get("critique") or "")),
+        principle=str(critique.get("principle") or ""),
     )
 
 

@@ -81,7 +81,9 @@ def _collect(run: Run, cards: dict[str, Card]) -> Telemetry:
         if file and (note := _recount(node, rows)):
             notes.append(note)
         responses, written = (rows, []) if file == "responses.jsonl" else ([], rows)
-        if use := principle_use(responses, rules):
+        # Revised answers carry the thoughts of the first ones, which are counted where they were thought.
+        is_revised = any(node.rows("critiques.jsonl"))
+        if not is_revised and (use := principle_use(responses, rules)):
             uses.append((node.name, use))
         kept = (str(row.get("text") or "") for row in responses if row.get("kept", True))
         if words := word_histogram(kept):

@@ -23,6 +23,7 @@ from selfalign.stages.base import Context, Stage
 from selfalign.stages.merge import Merge
 from selfalign.stages.red_team import RedTeam
 from selfalign.stages.self_align import SelfAlign
+from selfalign.stages.self_critique import SelfCritique
 from selfalign.stages.self_instruct import SelfInstruct
 from selfalign.stages.verbose_clone import VerboseClone
 from tests.factories import FIVE, SIXTEEN, respond
@@ -55,6 +56,7 @@ def small(kind: type) -> Stage:
         "SelfInstruct": {"target": 20, "requests_per_round": 4, "max_rounds": 4},
         "RedTeam": {"topic_rounds": 1},
         "SelfAlign": {"principles": PrincipleSettings(ids=SIXTEEN), "exemplars": ExemplarSettings(ids=FIVE)},
+        "SelfCritique": {"principles": PrincipleSettings(ids=SIXTEEN)},
     }
     return kind(**sized.get(kind.__name__, {}))
 
@@ -65,6 +67,7 @@ def test_all_stages_are_found() -> None:
         "red_team",
         "merge",
         "self_align",
+        "self_critique",
         "engrave",
         "verbose_clone",
         "evaluate",
@@ -160,6 +163,7 @@ def generating() -> dict[str, Stage | Node]:
         "red_team": small(RedTeam),
         "prompts": Node(Merge(), {"self_instruct": "instructions", "red_team": "red_team"}),
         "responses": small(SelfAlign),
+        "critiqued": small(SelfCritique),
         "verbose_responses": Node(VerboseClone(), {"prompts": "prompts", "adapter": "responses"}),
     }
 
@@ -217,7 +221,7 @@ def test_every_funnel_adds_up_and_drops_nothing_without_a_reason(tmp_path: Path)
     for name, result in results.items():
         counts = result.counts
         assert counts["in"] == counts["kept"] + sum(counts["dropped"].values()) > 0, name
-        for file in ("prompts.jsonl", "responses.jsonl"):
+        for file in ("prompts.jsonl", "responses.jsonl", "critiques.jsonl"):
             path = Path(result.path) / file
             rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
             assert all(row["kept"] == (row["reason"] == "") for row in rows)
@@ -234,6 +238,7 @@ def test_arms_share_every_stage_above_the_change(tmp_path: Path) -> None:
         "red_team": True,
         "prompts": True,
         "responses": False,
+        "critiqued": False,
         "verbose_responses": False,
     }
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from selfalign import cli, jsonl
-from tests.factories import script_rows
+from tests.factories import REMARK, script_rows
 
 SMALL = [
     "model=tiny_random", "engine=scripted", "engine.script=script.jsonl", "evaluation.limit=12",
@@ -124,6 +124,32 @@ def test_why_names_what_differs(done: tuple[Path, Path]) -> None:
     run = next((folder / "runs").glob("arm-*"))
     why = selfalign(folder, "why", run.name, "responses")
     assert "identity.content.stem" in why.stdout and "nearest other result: SelfAlign-" in why.stdout
+
+
+def test_with_self_critique_the_revisions_are_engraved_and_can_be_walked_back(done: tuple[Path, Path]) -> None:
+    folder, _ = done
+    arm = [*SMALL, "stages=self_critique", "stages.verbose_clone=false", "stages.evaluate=false", "name=critiqued"]
+    result = selfalign(folder, "run", *arm)
+    assert result.returncode == 0, result.stderr
+    run = next((folder / "runs").glob("critiqued-*"))
+    nodes = json.loads((run / "manifest.json").read_text())["nodes"]
+    status = {name: node["status"] for name, node in nodes.items()}
+    assert status == {
+        "instructions": "reused", "red_team": "reused", "prompts": "reused", "responses": "reused",
+        "critiqued": "computed", "engraved": "computed",
+    }  # fmt: skip
+    first = {row["id"]: row for row in jsonl.read(run / "stages" / "responses" / "responses.jsonl")}
+    critiques = {row["id"]: row for row in jsonl.read(run / "stages" / "critiqued" / "critiques.jsonl")}
+    examples = jsonl.read(run / "stages" / "engraved" / "examples.jsonl")
+    followed = [row for row in examples if row["source"] != "identity"]
+    assert followed
+    for row in followed:
+        critique = critiques[row["response_id"]]
+        assert first[critique["response_id"]]["text"] == critique["original"] != critique["text"]
+        assert critique["critique"] == REMARK and critique["text"] in row["target_text"]
+    assert "First answer:" in (run / "report.html").read_text() and REMARK in (run / "report.html").read_text()
+    shown = selfalign(folder, "show", run.name, "critiqued")
+    assert shown.returncode == 0 and f"critique: {REMARK}" in shown.stdout
 
 
 def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> None:

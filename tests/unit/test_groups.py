@@ -36,13 +36,15 @@ def test_what_hydra_composes_is_what_python_builds() -> None:
         verbose_engrave=one.verbose_engrave,
     )
     shared = dataclasses.replace(built.self_align, principles=one.principles, exemplars=one.exemplars)
-    assert dataclasses.replace(built, self_align=shared) == one
+    critique = dataclasses.replace(built.self_critique, principles=one.principles)
+    assert dataclasses.replace(built, self_align=shared, self_critique=critique) == one
 
 
 def test_shared_settings_reach_every_stage_and_can_be_overridden_in_one() -> None:
     one = groups.compose(["seed=7", "assistant.name=Zoe", "self_align.seed=8", "principles.drop=[candor]"])
     assert (one.self_instruct.seed, one.self_align.seed, one.engrave.training.seed) == (7, 8, 7)
     assert one.verbose_clone.assistant.name == "Zoe" and one.self_align.principles.drop == ["candor"]
+    assert one.self_critique.principles.drop == ["candor"] and one.self_critique.seed == 7
 
 
 @pytest.mark.parametrize(

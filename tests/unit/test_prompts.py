@@ -6,14 +6,24 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from selfalign import filters, prompts
-from selfalign.principles import ExemplarSettings, PrincipleSettings, resolve, resolve_exemplars
+from selfalign import filters, prompts, resources
+from selfalign.errors import DataError
+from selfalign.principles import (
+    ExemplarSettings,
+    PrincipleSettings,
+    available,
+    load_principle,
+    resolve,
+    resolve_exemplars,
+)
 from selfalign.prompts import Assistant, Parsing, Task, TopicSeed
 from tests.factories import FIVE, SIXTEEN
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LAYOUT = prompts.load_layout()
+CRITIQUE = prompts.load_critique_layout()
 RULES = resolve(PrincipleSettings(ids=SIXTEEN))
 
 
@@ -28,7 +38,17 @@ def layouts() -> dict[str, str]:
         + prompts.chat_target("It is.")
         for name in ("concise", "standard", "verbose")
     }
+    critique = prompts.critique_prompt(
+        prompts.critique_stem(CRITIQUE, me),
+        CRITIQUE,
+        me,
+        prompts.fill(RULES.rules[0].text, me),
+        "Why is the sky blue?",
+        "It is.",
+    )
     return {
+        "critique": critique,
+        "revision": prompts.revision_prompt(critique, CRITIQUE, me, "The answer gives no reason."),
         "self_align": prompts.self_align_prompt(stem, LAYOUT, me, "Why is the sky blue?\n\nIn one line."),
         "self_instruct": prompts.self_instruct_prompt(
             prompts.load_text("self_instruct"), prompts.load_seed_tasks()[:5], 20
@@ -68,6 +88,69 @@ def test_the_assistants_name_comes_from_the_settings() -> None:
 
 def test_braces_in_a_question_stay() -> None:
     assert "{x} and {assistant}s" in prompts.chat_prompt("### User", Assistant(), "{x} and {assistant}s")
+
+
+# --------------------------------------------------------------------------------------------------------- critique
+
+
+def test_the_exemplars_of_critique_show_no_principle() -> None:
+    texts = {load_principle(name).text for name in available()}
+    assert len(CRITIQUE.exemplars) >= 2 and not texts & {shown.principle for shown in CRITIQUE.exemplars}
+    names = {load_principle(name).name for name in available()}
+    stem = prompts.critique_stem(CRITIQUE, Assistant()).lower()
+    assert not [name for name in names if name in stem]
+
+
+def test_an_exemplar_of_critique_changes_an_answer_and_another_leaves_it_alone() -> None:
+    assert {shown.answer == shown.revision for shown in CRITIQUE.exemplars} == {True, False}
+
+
+def test_exemplars_of_critique_are_kept_by_their_own_stops_and_markers_whole() -> None:
+    for shown in CRITIQUE.exemplars:
+        for text in (shown.critique, shown.revision):
+            assert not any(stop in text for stop in prompts.critique_stops(CRITIQUE, Assistant()))
+            assert not any(marker in text for marker in prompts.critique_markers(CRITIQUE, Assistant()))
+
+
+def test_what_the_model_is_shown_about_an_answer_stays_as_it_is() -> None:
+    me = Assistant()
+    stem = prompts.critique_stem(CRITIQUE, me)
+    asked = prompts.critique_prompt(stem, CRITIQUE, me, "Be kind.", "What is {assistant}?", "A {slot} and {}.")
+    text = prompts.revision_prompt(asked, CRITIQUE, me, "{critique}")
+    assert text.startswith(asked) and asked.startswith(stem)
+    assert (
+        "Question: What is {assistant}?" in text
+        and "First answer: A {slot} and {}." in text
+        and "Critique: {critique}" in text
+    )
+    assert "{assistant}" not in stem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a mapping with the fields title, heading"),
+        ("title: [", "expected YAML, found a mistake"),
+        ("titel: x", "did you mean 'title'"),
+        ("exemplars: 5", "exemplars: expected a mapping with the fields principle, question"),
+        ("exemplars: [{principle: x}]", "exemplars: field 'question' is missing"),
+        ('closing: ""', "expected a text in every field, found none in closing"),
+    ],
+)
+def test_a_bad_file_of_critique_texts_is_explained(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "principles" / "mine" / "prompts" / "critique.yaml"
+    path.parent.mkdir(parents=True)
+    whole = yaml.safe_load((resources.shipped_root() / "principles/prompts/critique.yaml").read_text(encoding="utf-8"))
+    try:
+        change = yaml.safe_load(text)
+        path.write_text(yaml.safe_dump(whole | change) if change else text, encoding="utf-8")
+    except yaml.YAMLError:
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=re.escape(message)):
+        prompts.load_critique_layout("mine")
 
 
 # ------------------------------------------------------------------------------------------------ parsing: responses

@@ -247,6 +247,30 @@ def test_long_texts_are_cut_and_say_so(run_folder: Path):
     assert "x" * 1501 not in text and "3,500 more characters" in text
 
 
+def test_a_revised_answer_is_shown_with_the_first_one_and_its_critique(run_folder: Path, edit):
+    rows = [row for row in jsonl.read(run_folder / "stages" / "responses" / "responses.jsonl") if row["kept"]]
+    revised = [{**row, "id": f"r{row['id']}", "text": f"Revised {index}."} for index, row in enumerate(rows)]
+    critiques = [
+        {"id": new["id"], "response_id": old["id"], "principle": "candor", "original": f"First {index}.",
+         "critique": f"{HOSTILE} {index}", "text": new["text"], "kept": True, "reason": ""}
+        for index, (old, new) in enumerate(zip(rows, revised, strict=True))
+    ]  # fmt: skip
+    folder = run_folder / "stages" / "critiqued"
+    folder.mkdir()
+    jsonl.write(folder / "responses.jsonl", revised)
+    jsonl.write(folder / "critiques.jsonl", critiques)
+    before = page(run_folder)
+    counts = {"in": len(rows), "kept": len(rows), "dropped": {}}
+    node = {"stage": "SelfCritique", "status": "computed", "artifact": "SelfCritique-1-d", "counts": counts, "path": ""}
+    edit("manifest.json", lambda content: content["nodes"].update(critiqued=node) or content)
+    found = page(run_folder)
+    shown = [index for index in range(len(rows)) if f"First answer: First {index}." in found.text]
+    assert len(shown) == 8 and all(f"candor {HOSTILE} {index}" in found.text for index in shown)
+    assert all(f"Revised {index}." in found.text for index in shown) and "First answer:" not in before.text
+    assert found.text.count("not a rule here") == before.text.count("not a rule here"), "citations are counted once"
+    assert found.count("script") == before.count("script")
+
+
 def test_control_characters_and_half_surrogates_do_not_reach_the_page(run_folder: Path, tmp_path: Path):
     path = run_folder / "stages" / "responses" / "responses.jsonl"
     rows = [{**row, "text": "a\x00b\x1bc\ud800d"} for row in jsonl.read(path)]
