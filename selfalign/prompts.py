@@ -175,6 +175,11 @@ def self_align_answer_prompt(stem: str, layout: SelfAlignLayout, assistant: Assi
     return f"{stem} {question}\n\n{fill(layout.answer, assistant)}"
 
 
+def self_align_marker(layout: SelfAlignLayout, assistant: Assistant) -> str:
+    """What stands between the thoughts and the answer."""
+    return f"\n\n{fill(layout.answer, assistant)}"
+
+
 def self_align_stops(layout: SelfAlignLayout, assistant: Assistant) -> tuple[str, ...]:
     """Strings that begin the next turn: an answer ends before the first of them."""
     closing = fill(layout.closing, assistant).split("\n")[0]
@@ -200,7 +205,7 @@ def parse_response(layout: SelfAlignLayout, rule_set: RuleSet, assistant: Assist
 
     A citation counts for the rule whose name it gives; where the name is unknown, for the rule with its number.
     """
-    thoughts, marker, answer = text.partition(f"\n\n{fill(layout.answer, assistant)}")
+    thoughts, marker, answer = text.partition(self_align_marker(layout, assistant))
     by_name = {slug(rule.name): rule.id for rule in rule_set.rules if not rule.is_placebo}
     by_number = {rule.number: rule.id for rule in rule_set.rules if not rule.is_placebo}
     cited = [

@@ -61,8 +61,10 @@ class SelfAlign:
     """Name in rules, exemplars and markers where it is another than the assistant's (reference: Watson); answers are
     renamed."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=256, temperature=0.5, top_p=0.95))
-    """How thoughts and answer are drawn (script: 256 tokens for question, thoughts and answer together, T 0.5, top-p
-    0.95)."""
+    """How thoughts and answer are drawn; the tokens are the answer's own (script: 256 for question, thoughts and answer
+    together, T 0.5, top-p 0.95)."""
+    thoughts_tokens: int = 128
+    """Token budget of the thoughts, up to the answer's marker; 0 lets them share the answer's (reference: shared)."""
     seed: int = 0
     """Seed of sampling: the same prompt draws the same random numbers in every arm."""
     required_start: str = ""
@@ -134,7 +136,13 @@ class SelfAlign:
 
     def problems(self, context: Context) -> list[str]:
         """A wrong choice of rules or exemplars, a bad file of texts, and filters that would drop everything."""
-        lengths = ("copies_question", "max_repeats", "copy_ngram_words", "input_replaces_instruction")
+        lengths = (
+            "thoughts_tokens",
+            "copies_question",
+            "max_repeats",
+            "copy_ngram_words",
+            "input_replaces_instruction",
+        )
         found = filter_problems("self_align", self, lengths, ("forbidden_texts", "forbidden_starts", "rewrites"))
         chosen = [*problems(self.principles), *exemplar_problems(self.exemplars)]
         if chosen:
@@ -160,10 +168,11 @@ class SelfAlign:
     def unfit(self, context: Context) -> str:
         """Rules and exemplars that leave no room for question, thoughts and answer."""
         remedy = (
-            "use exemplars.drop or principles.drop, a smaller self_align.sampling.max_new_tokens "
-            f"(now {self.sampling.max_new_tokens}) or a model with a longer context"
+            f"use exemplars.drop or principles.drop, a smaller self_align.thoughts_tokens (now {self.thoughts_tokens}) or "
+            f"self_align.sampling.max_new_tokens (now {self.sampling.max_new_tokens}), or a model with a longer context"
         )
-        return no_room(context, self.arm()[3], QUESTION_TOKENS + self.sampling.max_new_tokens, remedy)
+        needed = QUESTION_TOKENS + self.thoughts_tokens + self.sampling.max_new_tokens
+        return no_room(context, self.arm()[3], needed, remedy)
 
     def preview(self, question: str) -> dict[str, str]:
         """The prompt in which this question would be answered; without a question, the prompt file itself."""
@@ -173,6 +182,7 @@ class SelfAlign:
 
     def _requests(self, rows: list[Prompt], layout: prompts.SelfAlignLayout, stem: str) -> list[GenerateRequest]:
         stops = prompts.self_align_stops(layout, self.speaker())
+        marker = prompts.self_align_marker(layout, self.speaker()) if self.thoughts_tokens else ""
         return [
             GenerateRequest(
                 row.id,
@@ -181,6 +191,8 @@ class SelfAlign:
                 stop=stops,
                 seed=seed_of(self.seed, "self_align", row.id),
                 shared=stem,
+                until=marker,
+                until_tokens=self.thoughts_tokens,
             )
             for row in rows
         ]

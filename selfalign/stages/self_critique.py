@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar
 
-from selfalign import filters, jsonl, prompts
+from selfalign import cuts, filters, jsonl, prompts
 from selfalign.artifacts import Artifact, Outcome
 from selfalign.engines.base import Completion, Engine, GenerateRequest, Sampling
 from selfalign.errors import ConfigError, DataError
@@ -123,7 +123,8 @@ class SelfCritique:
     min_characters: int = 16
     """Shortest revision that is taken; self_align's default."""
     keep_unfinished: bool = False
-    """Whether a critique or a revision that ran out of tokens is used, as far as it goes."""
+    """Whether a critique or a revision that ran out of tokens is used, as far as it goes; a revision then loses its last word
+    and is trained on without an end-of-turn marker."""
     max_repeats: int = 3
     """How often a stretch of words may follow itself at once before the critique or the revision counts as failed."""
     texts: str = ""
@@ -238,7 +239,10 @@ class SelfCritique:
         raw = revision.text if revision else ""
         name = short_id(before.id, attempt.rule.id, number, critique.text if critique else "", raw)
         if not attempt.reason and revision is not None:
-            after = replace(before, id=name, text=raw.strip(), raw=raw, finish=revision.finish)
+            text, cut = raw.strip(), ()
+            if revision.finish == "length":
+                text, cut = cuts.without_last_word(text), (cuts.LAST_WORD,)
+            after = replace(before, id=name, text=text, raw=raw, finish=revision.finish, cut=cut)
         elif self.on_failure is OnFailure.drop:
             after = replace(before, id=name, kept=False, reason=attempt.reason)
         else:
