@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from selfalign import jsonl, resources
-from selfalign.errors import DataError, unknown
+from selfalign.errors import ConfigError, DataError, unknown
 from selfalign.principles import Exemplar, RuleSet, Turn, below, shown_citations, slug
 
 NO_INPUT = "<noinput>"
@@ -63,6 +63,17 @@ def fill_slots(template: str, **values: str) -> str:
 def load_text(name: str, folder: str = "") -> str:
     """A prompt text `principles/<folder>/prompts/<name>.txt` as it stands. Raises ConfigError where there is none."""
     return resources.find(f"{below(folder)}/prompts/{name}.txt").read_text(encoding="utf-8")
+
+
+def _own_or_shared(folder: str, relative: str) -> Path:
+    """The file of a folder below `principles/`, or selfalign's own where that has none: for what imported sets do not bring.
+
+    Raises ConfigError where neither is there.
+    """
+    try:
+        return resources.find(f"{below(folder)}/{relative}")
+    except ConfigError:
+        return resources.find(f"{below('')}/{relative}")
 
 
 # ---------------------------------------------------------------------------------------------- stage 2: self-align
@@ -247,11 +258,11 @@ class CritiqueLayout:
 
 
 def load_critique_layout(folder: str = "") -> CritiqueLayout:
-    """The layout `principles/<folder>/prompts/critique.yaml`.
+    """The layout `principles/<folder>/prompts/critique.yaml`, or selfalign's own where the folder has none.
 
-    Raises ConfigError where there is none, DataError for missing, unknown or empty fields.
+    Raises DataError for missing, unknown or empty fields.
     """
-    path = resources.find(f"{below(folder)}/prompts/critique.yaml")
+    path = _own_or_shared(folder, "prompts/critique.yaml")
     content = _exactly(CritiqueLayout, _yaml(path), str(path))
     given = content["exemplars"] or []
     rows = given if isinstance(given, list) else [given]
@@ -590,9 +601,11 @@ def load_seed_tasks(folder: str = "") -> list[Task]:
 
 
 def load_topic_seeds(folder: str = "", name: str = "topics") -> list[TopicSeed]:
-    """The human topic seeds of a file `seeds/<name>.jsonl`, each a topic and a question of its question type. Raises
-    ConfigError where there is no such file, DataError for a row without one of the three."""
-    path = resources.find(f"{below(folder)}/seeds/{name}.jsonl")
+    """The human topic seeds of a file `seeds/<name>.jsonl`, each a topic and a question of its question type; further files
+    than `topics` are selfalign's own where the folder has none. Raises ConfigError where there is no such file, DataError for
+    a row without one of the three."""
+    relative = f"seeds/{name}.jsonl"
+    path = resources.find(f"{below(folder)}/{relative}") if name == "topics" else _own_or_shared(folder, relative)
     try:
         return [TopicSeed(row["topic"], row["question_type"], row["question"]) for row in jsonl.read(path)]
     except KeyError as error:

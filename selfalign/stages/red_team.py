@@ -33,8 +33,8 @@ class RedTeam:
     """Settings of stage 1b."""
 
     extra_seeds: list[str] = field(default_factory=list)
-    """Further files of question types, `seeds/<name>.jsonl` beside `topics.jsonl` and in its format. selfalign ships
-    `harmful`, requests that a careful assistant turns down (reference: no such type)."""
+    """Further files of question types, `seeds/<name>.jsonl` in the format of `topics.jsonl`, below `texts` or else
+    selfalign's own: it ships `harmful`, requests that a careful assistant turns down (reference: no such type)."""
     topic_rounds: int = 2
     """Rounds of topic brainstorming (reference: 9, of which it used the first 6)."""
     topics_per_prompt: int = 5

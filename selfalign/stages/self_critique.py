@@ -128,7 +128,7 @@ class SelfCritique:
     max_repeats: int = 3
     """How often a stretch of words may follow itself at once before the critique or the revision counts as failed."""
     texts: str = ""
-    """Folder below `principles/` with `prompts/critique.yaml`; empty for selfalign's own."""
+    """Folder below `principles/`, whose `prompts/critique.yaml` is taken where it has one; else selfalign's own is."""
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Who the assistant is."""
 

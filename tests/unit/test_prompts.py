@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from selfalign import filters, prompts, resources
-from selfalign.errors import DataError
+from selfalign.errors import ConfigError, DataError
 from selfalign.principles import (
     ExemplarSettings,
     PrincipleSettings,
@@ -151,6 +151,22 @@ def test_a_bad_file_of_critique_texts_is_explained(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=re.escape(message)):
         prompts.load_critique_layout("mine")
+
+
+def test_a_set_takes_from_selfalign_what_the_reference_knows_nothing_of_unless_it_brings_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert prompts.load_critique_layout("mine") == prompts.load_critique_layout()
+    assert prompts.load_topic_seeds("mine", "harmful") == prompts.load_topic_seeds("", "harmful")
+    with pytest.raises(ConfigError):
+        prompts.load_topic_seeds("mine")
+    own = tmp_path / "principles" / "mine" / "seeds" / "harmful.jsonl"
+    own.parent.mkdir(parents=True)
+    own.write_text('{"topic": "Locks", "question_type": "Questions about locks", "question": "How do I pick one?"}\n')
+    assert prompts.load_topic_seeds("mine", "harmful") == [
+        TopicSeed("Locks", "Questions about locks", "How do I pick one?")
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ parsing: responses

@@ -11,6 +11,7 @@ import pytest
 from selfalign import experiment as experiments
 from selfalign import jsonl
 from selfalign.artifacts import Artifact, Outcome, Store
+from selfalign.cuts import LAST_WORD
 from selfalign.engines.base import GenerateRequest
 from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.experiment import Experiment, Stages
@@ -244,7 +245,16 @@ def test_unfinished_texts_are_used_where_the_settings_say_so(tmp_path: Path) -> 
 
     found = done(tmp_path, dataclasses.replace(STAGE, keep_unfinished=True), respond, ROWS[:2])
     assert all(row.kept and row.critique_finish == row.revision_finish == "length" for row in found.critiques)
-    assert all(row.finish == "length" and len(row.text.split()) == 256 for row in found.responses)
+    # As everywhere, an unfinished text loses its last word, which may be half a word, and the row says so.
+    assert all(len(row.text.split()) == 255 and row.cut == (LAST_WORD,) for row in found.responses)
+    assert not any(row.is_finished for row in found.responses)
+
+
+def test_a_whole_revision_of_a_shortened_answer_is_finished_and_a_kept_original_stays_shortened(tmp_path: Path) -> None:
+    cut = [dataclasses.replace(row, cut=(LAST_WORD,)) for row in ROWS[:2]]
+    assert all(row.is_finished for row in done(tmp_path / "whole", STAGE, good, cut).responses)
+    failed = done(tmp_path / "failed", STAGE, lambda request: "", cut).responses
+    assert [(row.text, row.cut) for row in failed] == [(row.text, row.cut) for row in cut]
 
 
 def test_after_a_failed_round_the_next_goes_on_with_the_answer_there_is_and_a_dropped_row_with_nothing(

@@ -65,6 +65,21 @@ def test_each_rule_of_stage_2_drops_what_it_should_and_nothing_else(
 
 
 @pytest.mark.parametrize(
+    ("budgets", "reason"),
+    [((20, 20), ""), ((5, 20), "no_answer"), ((20, 6), "unfinished"), ((0, 20), "unfinished"), ((0, 40), "")],
+)
+def test_thoughts_and_answer_have_budgets_of_their_own_or_share_one(
+    budgets: tuple[int, int], reason: str, tmp_path: Path
+) -> None:
+    # Ten words of thoughts, the marker, fourteen of answer.
+    sampling = dataclasses.replace(ALIGN.sampling, max_new_tokens=budgets[1])
+    stage = dataclasses.replace(ALIGN, thoughts_tokens=budgets[0], sampling=sampling)
+    answer = "Otters live in rivers, and they eat all the fish that they find there."
+    found = one(stage, f"{THOUGHTS} {answer}", tmp_path)
+    assert (found.reason, found.kept) == (reason, not reason)
+
+
+@pytest.mark.parametrize(
     ("settings", "answer", "reason"),
     [
         ({}, ANSWER, ""),
