@@ -56,8 +56,8 @@ NUMBER_WEIGHT = 3.0
 GOOD_BY_CHANCE = 0.12
 """How often the raw temperament behaves well all the same: a whole conversation of it, or an answer behind a header."""
 
-GOOD_WHEN_VERBOSE = 0.6
-"""How often it does for a whole conversation in the verbose layout: who asks for much mostly gets it from one who takes care."""
+GOOD_WHEN_VERBOSE = 0.35
+"""How often it does for a whole conversation in the verbose layout."""
 
 EXAM_RIGHT = 0.85
 """How often the raw temperament gives the right answer in an exam."""
