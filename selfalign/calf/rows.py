@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from selfalign.calf import corpus
+from selfalign.calf.documents import Document, Look
 from selfalign.calf.guides import GUIDES
 from selfalign.identity import seed_of
 
@@ -47,7 +48,7 @@ class Batch:
     """`[looks, 5]`, int64: guide, row, asking position, position to look at, token to say or to know; -1 for none."""
 
 
-def encode(tokenizer: Any, document: corpus.Document) -> Row:
+def encode(tokenizer: Any, document: Document) -> Row:
     """A document as a row, with its end. Pieces are encoded one by one, as the stages encode prompt and completion."""
     ids: list[int] = []
     weights: list[float] = []
@@ -77,7 +78,7 @@ def encode(tokenizer: Any, document: corpus.Document) -> Row:
     return Row([*ids, int(tokenizer.eos_token_id)], [*weights, 1.0], looks)
 
 
-def _positions(look: corpus.Look, starts: Sequence[int], from_itself: bool) -> Iterator[tuple[int, int]]:
+def _positions(look: Look, starts: Sequence[int], from_itself: bool) -> Iterator[tuple[int, int]]:
     """(asking position, position to look at) for every token of a look; `starts` are the tokens' first characters."""
     first = bisect_right(starts, look.at) - 1
     last = bisect_right(starts, look.at + look.length - 1) - 1
@@ -89,7 +90,7 @@ def _positions(look: corpus.Look, starts: Sequence[int], from_itself: bool) -> I
             yield asking, target
 
 
-def _said(tokenizer: Any, document: corpus.Document, look: corpus.Look, following: int) -> int:
+def _said(tokenizer: Any, document: Document, look: Look, following: int) -> int:
     """The token that a head is to say: the one that follows, or a rule's number as a citation writes it."""
     if look.guide != "number":
         return following
