@@ -14,6 +14,7 @@ from typing import Any
 from selfalign import progress
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
 from selfalign.errors import SelfAlignError, did_you_mean
+from selfalign.evaluation.catalogue import CALF
 from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.evaluation.settings import problems as evaluation_problems
 from selfalign.identity import digest, plain, transient
@@ -150,7 +151,7 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         nodes["prompts"] = Node(experiment.merge, sources)
     asked = "prompts"
     if asked in nodes and experiment.contamination.mode is not Contaminated.off:
-        check = Contamination(experiment.contamination, experiment.evaluation)
+        check = Contamination(experiment.contamination, experiment.evaluation.data or CALF)
         nodes["contamination"] = Node(check, {"prompts": asked})
         # Only where the check takes prompts out does anything depend on the evaluation sets.
         asked = "contamination" if experiment.contamination.mode is Contaminated.remove else asked

@@ -19,7 +19,6 @@ from selfalign.artifacts import Artifact, Outcome
 from selfalign.errors import DataError
 from selfalign.evaluation import data as questions
 from selfalign.evaluation.catalogue import CALF, TaskFile, catalogue
-from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.identity import plain
 from selfalign.records import Prompt, to_row
 from selfalign.similarity import ngrams, rouge_tokens
@@ -75,21 +74,19 @@ class Contamination:
 
     settings: ContaminationSettings = field(default_factory=ContaminationSettings)
     """What counts, and what follows."""
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    """Where the evaluation sets are."""
+    data: str = CALF
+    """Where the evaluation sets are: `calf`, or a folder as for evaluation; their content names the result, not the place."""
 
     VERSION: ClassVar[str] = "1"
     READS: ClassVar[tuple[str, ...]] = ("prompts",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
     def _tasks(self) -> list[TaskFile]:
-        data = self.evaluation.data or CALF
-        return [task for task in catalogue().values() if all(path.is_file() for path in task.paths(data))]
+        return [task for task in catalogue().values() if all(path.is_file() for path in task.paths(self.data))]
 
     def identity(self, context: Context) -> Mapping[str, Any]:
-        """Settings, and the content of every question file; the other settings of evaluation do not matter."""
-        data = self.evaluation.data or CALF
-        files = {task.reported(data): task.identity(data)["data"] for task in self._tasks()}
+        """Settings, and the content of every question file."""
+        files = {task.reported(self.data): task.identity(self.data)["data"] for task in self._tasks()}
         return {"settings": plain(self.settings), "content": files}
 
     def problems(self, context: Context) -> list[str]:
@@ -115,8 +112,7 @@ class Contamination:
         return ""
 
     def _questions(self) -> list[tuple[str, questions.Item]]:
-        data = self.evaluation.data or CALF
-        return [(task.reported(data), item) for task in self._tasks() for item in questions.load(task, data)]
+        return [(task.reported(self.data), item) for task in self._tasks() for item in questions.load(task, self.data)]
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
         """Write `matches.jsonl` (one Match for each contaminated prompt) and, where they are removed, `prompts.jsonl`."""

@@ -6,7 +6,6 @@ import pytest
 from selfalign.artifacts import Store
 from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.evaluation.data import Item
-from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.pipeline import Node, run
 from selfalign.records import Prompt
 from selfalign.stages.base import Context
@@ -92,7 +91,7 @@ def test_every_question_of_every_set_is_found_in_a_run_and_the_counts_add_up(tmp
     rows = [{"instruction": text} for text in [*stolen, "Compare a lantern with a glacier, please."]]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    stage = Contamination(ContaminationSettings(mode=mode), EvaluationSettings())
+    stage = Contamination(ContaminationSettings(mode=mode))
     nodes = {"prompts": Node(Merge(file=str(file))), "contamination": Node(stage, {"prompts": "prompts"})}
     results = run(nodes, Store(tmp_path / "store"), CONTEXT)
     counts, metrics = results["contamination"].counts, results["contamination"].metrics
@@ -103,12 +102,16 @@ def test_every_question_of_every_set_is_found_in_a_run_and_the_counts_add_up(tmp
     assert (counts["in"], counts["kept"], sum(counts["dropped"].values())) == (merged, merged - gone, gone)
 
 
-def test_only_the_question_files_and_the_check_itself_name_the_result():
-    def name(settings=SETTINGS, **evaluation):
-        return Contamination(settings, EvaluationSettings(**evaluation)).identity(CONTEXT)
+def test_the_content_of_the_question_files_names_the_result_and_not_their_place(tmp_path):
+    def name(data, settings=SETTINGS):
+        return Contamination(settings, str(data)).identity(CONTEXT)
 
-    assert name() == name(tasks=[], limit=3, temperature=1.0)
-    assert name() != name(replace(SETTINGS, ngram_words=9))
+    for folder in ("here", "there"):
+        (tmp_path / folder / "vicuna").mkdir(parents=True)
+        row = {"text": "Why do veins appear blue?", "category": "knowledge"}
+        (tmp_path / folder / "vicuna" / "question.jsonl").write_text(json.dumps(row) + "\n")
+    assert name(tmp_path / "here") == name(tmp_path / "there") != name("calf")
+    assert name("calf") != name("calf", replace(SETTINGS, ngram_words=9))
 
 
 def test_numbers_out_of_range_are_named():
