@@ -68,8 +68,9 @@ def load_text(name: str, folder: str = "") -> str:
 def _own_or_shared(folder: str, relative: str) -> Path:
     """The file of a folder below `principles/`, or selfalign's own where that has none: for what imported sets do not bring.
 
-    Raises ConfigError where neither is there.
+    Raises ConfigError where neither is there, and for a folder that is not there.
     """
+    resources.find(below(folder))
     try:
         return resources.find(f"{below(folder)}/{relative}")
     except ConfigError:

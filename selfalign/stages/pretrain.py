@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,6 +74,7 @@ class Pretrain(Pretraining):
         return Outcome(rows_in=metrics["rows"], kept=metrics["rows"], metrics=metrics)
 
 
+@cache
 def corpus_digest() -> str:
     """sha256 over what is read: the first documents, the tokenizer's words, and the source of what makes rows of them.
 

@@ -100,7 +100,7 @@ def test_a_file_can_bias_the_end_token_and_a_sweep_a_word(tmp_path: Path, monkey
         ("model.path=/no/such/folder", "no folder '/no/such/folder'"),
         ("model=hf", "found an empty path"),
         ("engrave.training.global_batch_size=7", "must be a multiple of"),
-        ("self_align.sampling.max_new_tokens=99999", "responses: expected 100031 of the model's"),
+        ("self_align.sampling.max_new_tokens=99999", "responses: expected 100159 of the model's"),
         ("name=a/b", "expected a name without '/'"),
         ("self_align.sampling.logit_bias.Sorry=never", "'never' of type 'str' could not be converted to Float"),
         ("self_align.sampling.logit_bias=3", "Cannot assign int to Dict[str, float]"),

@@ -156,13 +156,15 @@ def test_a_bad_file_of_critique_texts_is_explained(
 def test_a_set_takes_from_selfalign_what_the_reference_knows_nothing_of_unless_it_brings_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(ConfigError):
+        prompts.load_critique_layout("mine")
+    (tmp_path / "principles" / "mine" / "seeds").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert prompts.load_critique_layout("mine") == prompts.load_critique_layout()
     assert prompts.load_topic_seeds("mine", "harmful") == prompts.load_topic_seeds("", "harmful")
     with pytest.raises(ConfigError):
         prompts.load_topic_seeds("mine")
     own = tmp_path / "principles" / "mine" / "seeds" / "harmful.jsonl"
-    own.parent.mkdir(parents=True)
     own.write_text('{"topic": "Locks", "question_type": "Questions about locks", "question": "How do I pick one?"}\n')
     assert prompts.load_topic_seeds("mine", "harmful") == [
         TopicSeed("Locks", "Questions about locks", "How do I pick one?")

@@ -128,7 +128,7 @@ def test_an_answer_cut_in_stage_2_loses_its_last_word_and_counts_as_unfinished(t
 
 def test_an_answer_that_ran_out_of_tokens_is_kept_without_its_last_word_where_that_is_asked_for(tmp_path: Path) -> None:
     short = dataclasses.replace(ALIGN.sampling, max_new_tokens=16)
-    stage = dataclasses.replace(ALIGN, sampling=short, min_characters=0)
+    stage = dataclasses.replace(ALIGN, sampling=short, thoughts_tokens=0, min_characters=0)
     dropped = one(stage, f"{THOUGHTS} {ANSWER}", tmp_path / "dropped")
     assert (dropped.reason, dropped.cut, dropped.text) == ("unfinished", (), "Otters live in rivers, and")
     kept = one(dataclasses.replace(stage, keep_unfinished=True), f"{THOUGHTS} {ANSWER}", tmp_path / "kept")
