@@ -31,11 +31,25 @@ def ngrams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
     return [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
 
 
+class Alphabet:
+    """Texts as strings in which each distinct token is one character, so that ROUGE-L F of two texts is the normalised Indel
+    similarity of their strings, which a compiled library computes."""
+
+    def __init__(self) -> None:
+        self._characters: dict[str, str] = {}
+
+    def encode(self, text: str) -> str:
+        """The text's tokens as characters, in order of first sight from U+10000 on; empty where it has none."""
+        # Above the surrogates, with room for a million distinct tokens.
+        return "".join(
+            self._characters.setdefault(token, chr(0x10000 + len(self._characters))) for token in rouge_tokens(text)
+        )
+
+
 class Novelty:
     """A growing pool of texts that a new one must not resemble: decides as `max(rouge_score) > threshold` over all pairs would.
 
-    Each distinct token becomes one character, so that ROUGE-L F is the normalised Indel similarity of two strings and the
-    compiled library compares a text with many in one call. Compared is only what can be similar: two texts whose common part
+    The compiled library compares a text with many in one call. Compared is only what can be similar: two texts whose common part
     is long enough share a token among the newest ones of each (prefix filtering, Chaudhuri, Ganti and Kaushik 2006: with n
     tokens of which at least m must be common, one of those stands among the first n - m + 1 of any fixed order of all tokens).
     The order is that of first sight, newest first: words that came up late are mostly rare.
@@ -43,17 +57,11 @@ class Novelty:
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
-        self._characters: dict[str, str] = {}
+        self._encode = Alphabet().encode
         self._pool: list[str] = []
         self._holding: dict[tuple[str, int], list[int]] = {}
         """(character, its how-manieth occurrence) -> texts that have it among their newest."""
         self._without_tokens: set[str] = set()
-
-    def _encode(self, text: str) -> str:
-        # Above the surrogates, with room for a million distinct tokens.
-        return "".join(
-            self._characters.setdefault(token, chr(0x10000 + len(self._characters))) for token in rouge_tokens(text)
-        )
 
     def _newest(self, encoded: str) -> list[tuple[str, int]]:
         # A text of any length that is similar enough has at least so many of these tokens in common with this one.

@@ -19,7 +19,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
 from selfalign.report.principle_use import in_source_order
-from selfalign.similarity import rouge_tokens
+from selfalign.similarity import Alphabet, rouge_tokens
 
 Row = Mapping[str, Any]
 
@@ -235,12 +235,10 @@ def nearest_similarities(texts: Sequence[str]) -> list[float]:
 
     Raises ValueError for fewer than two texts, or a text without any token.
     """
-    tokens = [rouge_tokens(text) for text in texts]
-    if len(texts) < 2 or not all(tokens):
+    alphabet = Alphabet()
+    encoded = [alphabet.encode(text) for text in texts]
+    if len(texts) < 2 or not all(encoded):
         raise ValueError("expected two texts or more, each with a token of a-z or 0-9; leave the others out")
-    # Each distinct token becomes a character: ROUGE-L F is then the normalised Indel similarity of two strings.
-    characters: dict[str, str] = {}
-    encoded = ["".join(characters.setdefault(t, _character(len(characters))) for t in text) for text in tokens]
     found: list[float] = []
     for start in range(0, len(encoded), _BLOCK):
         block = encoded[start : start + _BLOCK]
@@ -249,11 +247,6 @@ def nearest_similarities(texts: Sequence[str]) -> list[float]:
         scores[own, start + own] = -1.0
         found += scores.max(axis=1).tolist()
     return found
-
-
-def _character(index: int) -> str:
-    """A character of its own for each index; surrogates are none."""
-    return chr(index + 1 if index + 1 < 0xD800 else index + 1 + 0x800)
 
 
 def nearest(rows: Iterable[Row], sample: int = NEAREST_SAMPLE) -> Nearest | None:

@@ -3,7 +3,7 @@ import random
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from selfalign.similarity import Novelty, ngrams, rouge_l, rouge_tokens
+from selfalign.similarity import Alphabet, Novelty, ngrams, rouge_l, rouge_tokens
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 
@@ -72,3 +72,10 @@ def test_novelty_of_text_without_latin_letters_is_exact_equality():
 def test_ngrams_are_all_runs_of_their_size():
     assert ngrams(["a", "b", "c"], 2) == [("a", "b"), ("b", "c")]
     assert ngrams(["a", "b"], 3) == []
+
+
+def test_every_distinct_token_has_a_character_of_its_own_and_none_is_half_a_pair():
+    alphabet = Alphabet()
+    encoded = alphabet.encode(" ".join(f"w{number}" for number in range(140_000)))
+    assert len(encoded) == len(set(encoded)) == 140_000 and encoded.encode("utf-8")
+    assert alphabet.encode("W7, w7?") == 2 * encoded[7]

@@ -11,7 +11,6 @@ from rouge_score import rouge_scorer
 from selfalign.report.diversity import (
     NO_TYPE,
     Opening,
-    _character,
     card,
     nearest,
     nearest_similarities,
@@ -118,11 +117,6 @@ def test_the_nearest_neighbour_does_not_depend_on_the_block_it_is_compared_in(mo
     whole = nearest_similarities(many)
     monkeypatch.setattr("selfalign.report.diversity._BLOCK", 7)
     assert nearest_similarities(many) == whole
-
-
-def test_every_distinct_word_has_a_character_of_its_own_and_none_is_half_a_pair():
-    found = [_character(index) for index in range(70_000)]
-    assert len(set(found)) == 70_000 and "".join(found).encode("utf-8")
 
 
 @pytest.mark.parametrize("many", [["one"], ["one", "?"], []])
