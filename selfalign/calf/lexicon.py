@@ -219,9 +219,9 @@ LIVE_RAW = [
 ]
 
 UNCLEAR = {
-    "book it for me": "trip", "repair it": "machine", "compare the two": "two things", "finish it": "text",
+    "book it for me": "trip", "repair it": "machine", "compare the two": "pair", "finish it": "text",
     "send it to them": "message", "translate this": "text", "make it shorter": "text", "move it to Friday": "meeting",
-    "tell me how long it takes": "journey", "tell me which one is better": "two things", "change the colour": "object",
+    "tell me how long it takes": "journey", "tell me which one is better": "pair", "change the colour": "object",
     "order the same again": "meal", "explain that part": "part", "check the result": "sum", "call him back": "man",
     "add the missing one": "item",
 }  # fmt: skip

@@ -97,6 +97,6 @@ def test_two_processes_on_one_store_compute_each_stage_once(tmp_path: Path) -> N
     both = [start(tmp_path, [*arguments, f"runs=runs_{number}"]) for number in (1, 2)]
     assert [process.wait(600) for process in both] == [0, 0], (tmp_path / "log.txt").read_text()[-2000:]
     nodes = [json.loads(next(tmp_path.glob(f"runs_{n}/*/manifest.json")).read_text())["nodes"] for n in (1, 2)]
-    assert len(nodes[0]) == 8
+    assert len(nodes[0]) == 9
     for name in nodes[0]:
         assert sorted(run[name]["status"] for run in nodes) == ["computed", "reused"], name
