@@ -6,9 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from selfalign import __version__
 from selfalign.errors import ConfigError, SelfAlignError, did_you_mean
+
+if TYPE_CHECKING:
+    from selfalign.experiment import Experiment
 
 USAGE = """\
 selfalign: SELF-ALIGN as a controlled experiment
@@ -88,22 +92,27 @@ def _run(arguments: list[str]) -> int:
     jobs, multirun = groups.jobs(parsed.overrides, multirun=parsed.multirun)
     if parsed.cfg or parsed.info:
         return _hydra(arguments)
-    experiments = groups.checked(jobs)
-    code = _hydra(arguments)
+    checked = groups.checked(jobs)
     if not multirun:
-        return code or _RESULTS[-1]
+        return _hydra(arguments) or _RESULTS[-1]
+    from selfalign import arms
     from selfalign.runner import print_sweep
 
-    return code or print_sweep(experiments)
+    sweep = list(arms.at_parity(dict(zip(arms.labels(jobs), checked, strict=True))).values())
+    return _hydra(arguments, sweep) or print_sweep(sweep)
 
 
 _RESULTS: list[int] = []
 """Exit codes of the jobs that ran in this process."""
 
 
-def _hydra(arguments: list[str]) -> int:
+def _hydra(arguments: list[str], sweep: Sequence[Experiment] = ()) -> int:
     """Let Hydra read the command line and call `_job` for each job; returns Hydra's own exit code."""
     import hydra
+
+    def job(config: object) -> None:
+        # A parallel launcher sends this function to its workers, the arms of the sweep with it.
+        _job(config, sweep)
 
     from selfalign import groups
 
@@ -111,21 +120,21 @@ def _hydra(arguments: list[str]) -> int:
     # Hydra's hint would send users into its own frames; an unexpected error shows its whole traceback instead.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        hydra.main(version_base="1.3", config_path=str(groups.config_folder()), config_name="config")(_job)()
+        hydra.main(version_base="1.3", config_path=str(groups.config_folder()), config_name="config")(job)()
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
 
 
-def _job(config: object) -> None:
+def _job(config: object, sweep: Sequence[Experiment]) -> None:
     """One job of Hydra's: also called in the worker processes of a parallel launcher."""
     from hydra.core.hydra_config import HydraConfig
 
-    from selfalign import groups, runner
+    from selfalign import arms, groups, runner
 
     # On a full disk a library's log cannot be written either, and says so at length over our own message.
     logging.raiseExceptions = False
-    experiment = groups.to_experiment(config)  # type: ignore[arg-type]
+    experiment = arms.own(groups.to_experiment(config), sweep)  # type: ignore[arg-type]
     task = list(HydraConfig.get().overrides.task)
     try:
         _RESULTS.append(runner.execute(experiment, arguments=task))

@@ -52,13 +52,16 @@ def plan(arguments: list[str]) -> int:
     _overrides(parser)
     parser.add_argument("-m", "--multirun", action="store_true", help="expand comma-separated values into many runs")
     given = parser.parse_intermixed_args(arguments)
-    from selfalign import groups
+    from selfalign import arms, groups
     from selfalign.pipeline import plan as plan_pipeline
 
     groups.register()
-    jobs, _ = groups.jobs(given.overrides, multirun=given.multirun)
+    jobs, multirun = groups.jobs(given.overrides, multirun=given.multirun)
+    checked = groups.checked(jobs)
+    if multirun:
+        checked = list(arms.at_parity(dict(zip(arms.labels(jobs), checked, strict=True))).values())
     planned: set[str] = set()
-    for job, one in zip(jobs, groups.checked(jobs), strict=True):
+    for job, one in zip(jobs, checked, strict=True):
         nodes, left_out = experiments.fitting(one, experiments.pipeline(one))
         store = Store(Path(one.store))
         print(f"{' '.join(job) or one.name}: {run_folder(one)}")

@@ -8,6 +8,7 @@ This is what Hydra composes (`groups.py`) and what Python users build themselves
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from selfalign.stages.contamination import Contaminated, Contamination, Contamin
 from selfalign.stages.engrave import Engrave
 from selfalign.stages.evaluate import SUBJECTS, Evaluate
 from selfalign.stages.merge import Merge
+from selfalign.stages.parity import Parity
 from selfalign.stages.pretrain import Pretrain
 from selfalign.stages.red_team import RedTeam
 from selfalign.stages.self_align import SelfAlign
@@ -111,6 +113,11 @@ class Experiment:
     """Stage 4, training."""
     pretrain: Pretrain = field(default_factory=Pretrain)
     """Pretraining of the embedded base model."""
+    parity: bool = True
+    """Whether the arms of a sweep that answer the same prompts train only on those prompts whose answers all of them keep
+    (`selfalign.stages.parity`)."""
+    arms: dict[str, Any] = field(default_factory=dict)
+    """The other arms of the sweep that this run must be at parity with: label -> Experiment. A sweep sets it (`selfalign.arms`)."""
     subjects: list[str] = field(default_factory=lambda: list(SUBJECTS))
     """Which models of the run are scored: some of base, prompted, engraved, cloned."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -121,7 +128,11 @@ class Experiment:
 
 def run_id(experiment: Experiment) -> str:
     """`<name>-<8 hex>`: the same settings give the same run folder, whatever they are stored in and wherever they run."""
-    return f"{experiment.name}-{digest(plain(experiment))[:8]}"
+    settings = plain(replace(experiment, arms={}))
+    del settings["arms"]
+    if experiment.arms:
+        settings["arms"] = sorted(digest(plain(arm)) for arm in experiment.arms.values())
+    return f"{experiment.name}-{digest(settings)[:8]}"
 
 
 def context(experiment: Experiment, *, quiet: bool = False) -> Context:
@@ -137,6 +148,28 @@ def context(experiment: Experiment, *, quiet: bool = False) -> Context:
 
 def pipeline(experiment: Experiment) -> dict[str, Node]:
     """The nodes of this experiment, whatever is wrong with them; `problems` says what is."""
+    nodes, asked = _prompts(experiment)
+    arms = {"": replace(experiment, arms={}), **experiment.arms}
+    for label, arm in arms.items():
+        nodes |= _answers(arm, asked, label)
+    parity = _parity("parity", arms, asked, nodes)
+    nodes |= parity
+    for label, arm in arms.items() if experiment.stages.engrave else ():
+        # What another arm engraves matters where this one is cut to the long answers of both.
+        if not label or (experiment.stages.verbose_clone and arm.stages.verbose_clone):
+            nodes |= _engraved(arm, asked, label, parity)
+    if experiment.stages.verbose_clone:
+        parity = _parity("verbose_parity", arms, asked, nodes)
+        start = {"adapter": "engraved"} if experiment.stages.follow_first else {}
+        inputs = {"responses": "verbose_responses", **start, **_role(parity)}
+        nodes |= {**parity, "cloned": Node(experiment.verbose_engrave, inputs)}
+    if experiment.stages.evaluate:
+        nodes |= _evaluations(experiment)
+    return nodes
+
+
+def _prompts(experiment: Experiment) -> tuple[dict[str, Node], str]:
+    """The nodes up to the prompts, and the one of them that holds the prompts to be answered."""
     on, nodes = experiment.stages, {}
     sources = {}
     if on.pretrain:
@@ -155,20 +188,55 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         nodes["contamination"] = Node(check, {"prompts": asked})
         # Only where the check takes prompts out does anything depend on the evaluation sets.
         asked = "contamination" if experiment.contamination.mode is Contaminated.remove else asked
-    if on.self_align:
-        nodes["responses"] = Node(experiment.self_align, {"prompts": asked})
-    if on.self_critique:
-        nodes["critiqued"] = Node(experiment.self_critique, {"responses": "responses"})
-    if on.engrave:
-        answers = "critiqued" if on.self_critique else "responses"
-        nodes["engraved"] = Node(experiment.engrave, {"responses": answers})
-    if on.verbose_clone:
-        nodes["verbose_responses"] = Node(experiment.verbose_clone, {"prompts": asked, "adapter": "engraved"})
-        start = {"adapter": "engraved"} if on.follow_first else {}
-        nodes["cloned"] = Node(experiment.verbose_engrave, {"responses": "verbose_responses", **start})
-    if on.evaluate:
-        nodes |= _evaluations(experiment)
+    return nodes, asked
+
+
+def _of(node: str, arm: str) -> str:
+    """The name of an arm's node; the run's own have their plain names."""
+    return f"{node} ({arm})" if arm else node
+
+
+def _answers(arm: Experiment, asked: str, label: str) -> dict[str, Node]:
+    nodes = {}
+    if arm.stages.self_align:
+        nodes[_of("responses", label)] = Node(arm.self_align, {"prompts": asked}, label)
+    if arm.stages.self_critique:
+        nodes[_of("critiqued", label)] = Node(arm.self_critique, {"responses": _of("responses", label)}, label)
     return nodes
+
+
+def answers_node(stages: Stages) -> str:
+    """The node whose answers are engraved."""
+    return "critiqued" if stages.self_critique else "responses"
+
+
+def _engraved(arm: Experiment, asked: str, label: str, parity: dict[str, Node]) -> dict[str, Node]:
+    inputs = {"responses": _of(answers_node(arm.stages), label), **_role(parity)}
+    nodes = {_of("engraved", label): Node(arm.engrave, inputs, label)}
+    if arm.stages.verbose_clone:
+        inputs = {"prompts": asked, "adapter": _of("engraved", label)}
+        nodes[_of("verbose_responses", label)] = Node(arm.verbose_clone, inputs, label)
+    return nodes
+
+
+def _parity(name: str, arms: Mapping[str, Experiment], asked: str, nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """The node that cuts the arms of a sweep to their common prompts; none where nothing that it compares differs."""
+    compared: dict[str, str] = {}
+    for label, arm in arms.items():
+        makers = [arm.self_align, arm.self_critique if arm.stages.self_critique else None]
+        makers += [arm.engrave, arm.verbose_clone] if name == "verbose_parity" else []
+        node = _of("verbose_responses" if name == "verbose_parity" else answers_node(arm.stages), label)
+        if node in nodes:
+            compared.setdefault(digest(plain(makers)), node)
+    if len(compared) < 2:
+        return {}
+    # In an order of the settings' own, so that every arm names the cut alike and it is computed once.
+    inputs = {f"arm_{number:03}": compared[key] for number, key in enumerate(sorted(compared), start=1)}
+    return {name: Node(Parity(), {"prompts": asked, **inputs})}
+
+
+def _role(parity: Mapping[str, Node]) -> dict[str, str]:
+    return {"parity": next(iter(parity))} if parity else {}
 
 
 def _evaluations(experiment: Experiment) -> dict[str, Node]:
@@ -232,7 +300,11 @@ def problems(experiment: Experiment) -> list[str]:
     ]
     if not experiment.name or "/" in experiment.name or experiment.name.startswith("."):
         found.append(f"name: expected a name without '/' that does not start with a dot, found '{experiment.name}'")
-    nodes, shared = pipeline(experiment), context(experiment, quiet=True)
+    if not all(isinstance(arm, Experiment) for arm in experiment.arms.values()):
+        found.append("arms: expected nothing, for a sweep sets it, found something; use -m or sweeps=<name>")
+        return found
+    # The arms of a sweep are runs of their own, and checked as such.
+    nodes, shared = pipeline(replace(experiment, arms={})), context(experiment, quiet=True)
     for node in nodes.values():
         try:
             found += node.stage.problems(shared)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class Node:
     stage: Stage
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Role of the stage -> name of the node it reads."""
+    arm: str = ""
+    """Arm of the sweep whose result it is, where that is not the run's own."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def as_nodes(pipeline: Mapping[str, Stage | Node]) -> dict[str, Node]:
             item = Node(item, {role: role for role in roles})
         nodes[name] = item
         for role, source in item.inputs.items():
-            if role not in (*item.stage.READS, *item.stage.OPTIONAL):
+            if not any(fnmatchcase(role, known) for known in (*item.stage.READS, *item.stage.OPTIONAL)):
                 allowed = ", ".join((*item.stage.READS, *item.stage.OPTIONAL)) or "nothing"
                 problems.append(
                     f"node '{name}' fills the role '{role}', which its stage does not read (it reads {allowed})"
@@ -81,7 +84,7 @@ def as_nodes(pipeline: Mapping[str, Stage | Node]) -> dict[str, Node]:
                     f"node '{name}' reads '{source}', which is no node{near} (nodes: {', '.join(pipeline)})"
                 )
         for role in item.stage.READS:
-            if role not in item.inputs:
+            if not any(fnmatchcase(filled, role) for filled in item.inputs):
                 problems.append(f"node '{name}' needs an input for the role '{role}', and no node fills it")
     ordered: dict[str, Node] = {}
     while not problems and len(ordered) < len(nodes):

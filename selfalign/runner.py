@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from selfalign import jsonl, tracking
 from selfalign.artifacts import Store, provenance
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
-from selfalign.identity import plain
-from selfalign.pipeline import NodeResult, as_nodes, run
+from selfalign.identity import differences, plain
+from selfalign.pipeline import Node, NodeResult, run
 
 TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "scores.jsonl")
 """Files of an artifact that go to the tracker as tables."""
@@ -44,7 +44,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         raise ConfigError(found)
     folder = run_folder(experiment)
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    settings = tracking.scrub(plain(experiment, keep_transient=True))
+    settings = tracking.scrub(_settings(experiment))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     run_name = folder.name
     manifest: dict[str, Any] = {
@@ -57,6 +57,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         "seconds": 0.0,
         **provenance(),
         "nodes": {},
+        "arms": {arm: {} for arm in experiment.arms},
     }
     jsonl.write_json(folder / "manifest.json", manifest)
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
@@ -75,7 +76,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
     try:
         nodes, left_out = experiments.fitting(experiment, experiments.pipeline(experiment))
         manifest["nodes"] |= {name: _left_out(name, why, say) for name, why in left_out.items()}
-        watcher = _Watcher(folder, manifest, tracker, say, total=len(as_nodes(nodes)))
+        watcher = _Watcher(folder, manifest, tracker, say, nodes)
         context = experiments.context(experiment, quiet=quiet)
         results = run(nodes, Store(Path(experiment.store)), context, watcher)
         code = int(any(result.status in ("failed", "blocked") for result in results.values()))
@@ -94,6 +95,14 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
     return code
 
 
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings for people and trackers: of another arm, what differs from this run's."""
+    alone = plain(replace(experiment, arms={}), keep_transient=True)
+    others = {label: plain(arm, keep_transient=True) for label, arm in experiment.arms.items()}
+    alone["arms"] = {label: {key: new for key, _, new in differences(alone, arm)} for label, arm in others.items()}
+    return alone
+
+
 def _left_out(name: str, why: str, say: Any) -> dict[str, Any]:
     say(f"  {name:<18} left out   {why}")
     return {"stage": "", "artifact": "", "path": "", "status": "skipped", "why": why, "seconds": 0.0,
@@ -104,19 +113,25 @@ class _Watcher:
     """Follows a run: a line for each node, its manifest entry, its link in the run folder, its tables in the
     tracker."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, say: Any, total: int) -> None:
-        self.folder, self.manifest, self.tracker, self.say = folder, manifest, tracker, say
-        self.total, self.number = total, 0
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, say: Any, nodes: Mapping[str, Node]
+    ) -> None:
+        self.folder, self.manifest, self.tracker, self.say, self.nodes = folder, manifest, tracker, say, nodes
 
     def __call__(self, name: str, result: NodeResult | None) -> None:
         if result is None:
-            self.number += 1
             return
-        self.manifest["nodes"][name] = asdict(result)
+        arm = self.nodes[name].arm
+        # What belongs to another arm is no result of this run: it is named, and neither counted, linked nor tracked.
+        (self.manifest["arms"][arm] if arm else self.manifest["nodes"])[name] = asdict(result)
         jsonl.write_json(self.folder / "manifest.json", self.manifest)
+        if arm and result.status == "reused":
+            return
         self.say(
             f"  {name:<18} {result.status:<9} {_counts(result.counts)}  {result.seconds:.1f} s  {result.why}".rstrip()
         )
+        if arm:
+            return
         self.tracker.log({f"funnel/{name}/kept": float(result.counts.get("kept", 0)),
                           f"funnel/{name}/in": float(result.counts.get("in", 0))}, step=None)  # fmt: skip
         if result.status in ("computed", "reused"):
@@ -187,9 +202,7 @@ def _finish(folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, c
             if row["valid"] and row["value"] is not None
         }
     )
-    failed = {
-        name: entry["why"] for name, entry in manifest["nodes"].items() if entry["status"] in ("failed", "blocked")
-    }
+    failed = {name: entry["why"] for name, entry in _entries(manifest) if entry["status"] in ("failed", "blocked")}
     error = folder / "error.txt"
     if failed or "error" in manifest:
         lines = [f"{name}: {why}" for name, why in failed.items()] + [manifest.get("error", "")]
@@ -205,13 +218,18 @@ def _finish(folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, c
         tracker.finish(0 if code == 0 else 1)
 
 
+def _entries(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Every node that ran, those of other arms too."""
+    return [item for nodes in (manifest["nodes"], *manifest["arms"].values()) for item in nodes.items()]
+
+
 def _show(folder: Path, manifest: Mapping[str, Any], say: Any, quiet: bool) -> None:
     from selfalign import report
 
     if not quiet:
         report.print_scores([folder], nodes=False)
     say(f"report: {folder / 'report.html'}")
-    for name, entry in manifest["nodes"].items():
+    for name, entry in _entries(manifest):
         if entry["status"] == "failed":
             say(f"failed: {name}: {entry['why']}")
 
@@ -242,6 +260,8 @@ def print_sweep(experiments: Sequence[Experiment]) -> int:
     for folder, status in states.items():
         print(f"  {status:<12} {folder}", file=sys.stderr)
     done = [folder for folder, status in states.items() if status == "done"]
+    for line in dict.fromkeys(line for folder in done for line in _parity_lines(folder)):
+        print(line, file=sys.stderr)
     if done:
         report.print_scores(done, nodes=False)
         page = Path(experiments[0].runs) / f"{experiments[0].name}-sweep" / "report.html"
@@ -249,6 +269,17 @@ def print_sweep(experiments: Sequence[Experiment]) -> int:
         report.write(done, page)
         print(f"report: {page}", file=sys.stderr)
     return 0 if len(done) == len(folders) else 1
+
+
+def _parity_lines(folder: Path) -> list[str]:
+    """What the cut to common prompts left of the arms, a line for each; arms of one sweep say the same."""
+    nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
+    cuts = {name: entry for name, entry in nodes.items() if entry["stage"] == "Parity" and entry["counts"]}
+    return [
+        f"{name}: {cut['metrics']['arms']} arms train on the {cut['counts']['kept']:,} prompts that all of them keep (one by "
+        f"itself {cut['metrics']['fewest_kept']:,} to {cut['metrics']['most_kept']:,})"
+        for name, cut in cuts.items()
+    ]
 
 
 def _status(folder: Path) -> str:

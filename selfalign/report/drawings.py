@@ -234,6 +234,9 @@ def tables(found: Telemetry) -> list[DataTable]:
         keys = ("task", "run", "resemblance", "prompt", "question", "prompt_id", "item_id")
         matches = tuple(tuple(match.get(key) for key in keys) for match in found.contamination.matches)
         made.append(DataTable("contamination", keys, matches))
+    arms = tuple((cut.node, one.arm or "this run", one.asked, one.kept, one.cut, cut.common)
+                 for cut in found.parity for one in cut.arms)  # fmt: skip
+    made.append(DataTable("parity", ("node", "arm", "asked", "kept", "cut", "common"), arms))
     return [table for table in made if table.rows]
 
 

@@ -25,7 +25,7 @@ from selfalign.report import drawings, figures, samples, scores
 from selfalign.report.drawings import Drawing
 from selfalign.report.model import Node, Run
 from selfalign.report.principle_use import Citation, Compared, PrincipleUse, Rules, compare, rules_of
-from selfalign.report.telemetry import MATCHES_SHOWN, Telemetry, collect
+from selfalign.report.telemetry import MATCHES_SHOWN, PARITY, Telemetry, collect
 from selfalign.report.terminal import CALF_NOTICE
 from selfalign.tracking.scrub import scrub
 
@@ -323,7 +323,9 @@ def _view(run: Run, index: int, data: Telemetry, same_prompts: tuple[str, str]) 
         uses=[_use_view(node, use) for node, use in data.uses],
         is_detailed=is_detailed,
         same_prompts=same_prompts,
-        samples=[shown for node in run.nodes if (shown := samples.samples(node)) is not None],
+        samples=[
+            shown for node in run.nodes if node.stage != PARITY and (shown := samples.samples(node)) is not None
+        ],
         opened=next((node for node, _ in data.uses), ""),
         dots=_dots(run),
         failures=[node for node in run.nodes if node.status in ("failed", "blocked")],

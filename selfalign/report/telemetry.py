@@ -17,6 +17,9 @@ from selfalign.report.principle_use import PrincipleUse, principle_use, rules_of
 MATCHES_SHOWN = 20
 """Contaminated prompts that are shown; all of them are in the node's matches.jsonl."""
 
+PARITY = "Parity"
+"""Stage of the nodes that cut the arms of a sweep to their common prompts."""
+
 
 @dataclass(frozen=True)
 class Contamination:
@@ -33,6 +36,31 @@ class Contamination:
     """Task -> prompts that resemble one of its questions most."""
     matches: tuple[Mapping[str, Any], ...]
     """Rows of matches.jsonl, the longest runs of words first."""
+
+
+@dataclass(frozen=True)
+class ArmYield:
+    """What one arm of a sweep keeps by itself."""
+
+    arm: str
+    """What its settings have of their own; empty for this run."""
+    asked: int
+    """Prompts that it answered."""
+    kept: int
+    """Those whose answers its own filters keep."""
+    cut: int
+    """Kept ones that it is not trained on, because another arm lost them."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The cut of the arms of a sweep to their common prompts, by one node."""
+
+    node: str
+    common: int
+    """Prompts whose answers every arm keeps."""
+    arms: tuple[ArmYield, ...]
+    """This run first, then the others, those that keep fewest first."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +84,8 @@ class Telemetry:
     """Node -> words of its kept answers."""
     red_team: tuple[QuestionType, ...]
     contamination: Contamination | None
+    parity: tuple[Parity, ...]
+    """One for each cut: of the answers, and of the long answers."""
 
 
 def collect(runs: Sequence[Run]) -> list[Telemetry]:
@@ -88,7 +118,8 @@ def _collect(run: Run, cards: dict[str, Card]) -> Telemetry:
         kept = (str(row.get("text") or "") for row in responses if row.get("kept", True))
         if words := word_histogram(kept):
             answers.append((node.name, words))
-        if file == "prompts.jsonl":
+        # The cut of a sweep holds the same prompts again.
+        if file == "prompts.jsonl" and node.stage != PARITY:
             prompts, prompt_rows = node, written
         if topics := list(node.rows("topics.jsonl")):
             red_team = question_types(topics, written)
@@ -106,7 +137,20 @@ def _collect(run: Run, cards: dict[str, Card]) -> Telemetry:
         answers=tuple(answers),
         red_team=red_team,
         contamination=next((_contamination(node) for node in run.nodes if _was_compared(node)), None),
+        parity=tuple(_parity(run, node) for node in run.nodes if node.stage == PARITY and node.rows_in is not None),
     )
+
+
+def _parity(run: Run, node: Node) -> Parity:
+    arms = run.manifest.get("arms") or {}
+    labels = {entry.get("artifact"): arm for arm, nodes in arms.items() for entry in nodes.values()}
+    own = {entry.artifact for entry in run.nodes}
+    found = [
+        ArmYield("" if row["artifact"] in own else labels.get(row["artifact"], row["artifact"]),
+                 int(row["asked"]), int(row["kept"]), int(row["cut"]))
+        for row in node.rows("arms.jsonl")
+    ]  # fmt: skip
+    return Parity(node.name, node.kept, tuple(sorted(found, key=lambda one: (one.arm != "", one.kept, one.arm))))
 
 
 def _was_compared(node: Node) -> bool:

@@ -44,7 +44,7 @@ class Stage(Protocol):
     VERSION: ClassVar[str]
     """Raised when the code changes what the same settings produce."""
     READS: ClassVar[tuple[str, ...]]
-    """Roles of the inputs that must be there."""
+    """Roles of the inputs that must be there; `name_*` stands for one or more roles that begin with `name_`."""
     OPTIONAL: ClassVar[tuple[str, ...]]
     """Roles of the inputs that may be there."""
 

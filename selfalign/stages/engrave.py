@@ -17,6 +17,7 @@ from selfalign.errors import ConfigError, StageError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Example, to_row
 from selfalign.stages.base import Context, need_rows, read_responses
+from selfalign.stages.parity import NOT_IN_EVERY_ARM, common_prompts
 from selfalign.training.settings import Training
 from selfalign.training.settings import identity as trainer_identity
 from selfalign.training.settings import problems as training_problems
@@ -41,7 +42,7 @@ class Engrave:
 
     VERSION: ClassVar[str] = "1"
     READS: ClassVar[tuple[str, ...]] = ("responses",)
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter",)
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter", "parity")
 
     def _texts(self) -> tuple[list[str], list[tuple[str, str]]]:
         metas = [prompts.fill(prompts.load_text(name, self.texts), self.assistant) for name in self.chat_prompts]
@@ -90,10 +91,17 @@ class Engrave:
             for name, meta in zip(self.chat_prompts, metas, strict=True)
         }
 
-    def examples(self, responses: Artifact) -> list[Example]:
-        """The training examples of kept responses and identity rows; each picks its chat prompt by its own id."""
-        rows = [(r.id, r.prompt_text, r.text, r.source, r.is_finished) for r in read_responses(responses)]
-        need_rows(rows, "responses", responses)
+    def examples(self, responses: Artifact, parity: Artifact | None = None) -> list[Example]:
+        """The training examples of kept responses and identity rows; each picks its chat prompt by its own id.
+
+        With `parity`, only the responses to prompts that every arm of a sweep keeps.
+        """
+        kept = read_responses(responses)
+        need_rows(kept, "responses", responses)
+        if parity is not None:
+            common = common_prompts(parity)
+            kept = [response for response in kept if response.prompt_id in common]
+        rows = [(r.id, r.prompt_text, r.text, r.source, r.is_finished) for r in kept]
         metas, identity = self._texts()
         rows += [(short_id("identity", q, a), q, a, "identity", True) for q, a in identity]
         found = []
@@ -113,7 +121,7 @@ class Engrave:
             raise StageError(
                 "expected a local model to train on, found none in the context; give Context(model_folder=...)"
             )
-        examples = self.examples(inputs["responses"])
+        examples = self.examples(inputs["responses"], inputs.get("parity"))
         jsonl.write(out / "examples.jsonl", map(to_row, examples))
         start = inputs["adapter"].path / "adapter" if "adapter" in inputs else None
         with context.progress("training", 0, "steps") as progress:
@@ -127,7 +135,9 @@ class Engrave:
                 initial_adapter=start,
                 model_digest=context.engine.identity().get("model", ""),
             )
-        return Outcome(rows_in=len(examples), kept=len(examples), metrics=metrics)
+        cut = len(self.examples(inputs["responses"])) - len(examples) if "parity" in inputs else 0
+        dropped = {NOT_IN_EVERY_ARM: cut} if cut else {}
+        return Outcome(rows_in=len(examples) + cut, kept=len(examples), dropped=dropped, metrics=metrics)
 
 
 def _note(row: Mapping[str, Any]) -> str:

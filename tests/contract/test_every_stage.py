@@ -71,6 +71,7 @@ def test_all_stages_are_found() -> None:
         "engrave",
         "verbose_clone",
         "evaluate",
+        "parity",
         "pretrain",
     }
 
@@ -117,14 +118,14 @@ def test_every_setting_renames_the_result_and_transient_ones_do_not(name: str) -
         after = digest(dataclasses.replace(stage, **{field.name: other}).identity(CONTEXT))  # type: ignore[type-var]
         assert (after == before) == bool(field.metadata.get("transient")), field.name
         seen += 1
-    assert seen >= 1
+    assert seen >= 1 or not dataclasses.fields(stage)  # type: ignore[arg-type]
 
 
 def test_another_model_renames_the_results_of_every_stage_that_uses_it() -> None:
     other = Context(engine=ScriptedSettings(ScriptedEngine(respond, identity_name="other")))
     for name, kind in STAGES.items():
         same = digest(small(kind).identity(CONTEXT)) == digest(small(kind).identity(other))
-        assert same == (name in ("contamination", "merge", "pretrain")), name
+        assert same == (name in ("contamination", "merge", "parity", "pretrain")), name
 
 
 # ---------------------------------------------------------------------------------------- crash, resume, reproducibility

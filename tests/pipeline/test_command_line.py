@@ -165,6 +165,51 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
     assert {path.name for path in folder.iterdir()} <= {"runs", "store", "home", "script.jsonl", "page.html"}
 
 
+@pytest.mark.slow
+def test_the_arms_of_a_sweep_train_on_the_prompts_that_all_of_them_keep(tmp_path: Path) -> None:
+    answer = " A question. Rules that apply: 3 (helpful).\n\nWillow: A walnut is praised here and there."
+    jsonl.write(tmp_path / "script.jsonl", [*script_rows()[:3], {"prompt_contains": "Praise the ", "text": answer},
+                                            *script_rows()[3:]])  # fmt: skip
+    sweep = [
+        *SMALL,
+        "stages=no_cloning",
+        "subjects=[engraved]",
+        "name=arms",
+        "self_align.forbidden_texts=[],[walnut]",
+        "-m",
+    ]
+    planned = selfalign(tmp_path, "plan", *sweep)
+    assert planned.returncode == 0 and planned.stdout.count(" parity ") == 2, planned.stderr
+    result = selfalign(tmp_path, "run", *sweep)
+    assert result.returncode == 0, result.stderr
+    assert "parity: 2 arms train on the " in result.stderr
+    runs = sorted((tmp_path / "runs").glob("arms-[0-9a-f]*"))
+    manifests = [json.loads((run / "manifest.json").read_text()) for run in runs]
+    kept = [manifest["nodes"]["responses"]["counts"]["kept"] for manifest in manifests]
+    trained = [
+        {row["response_id"] for row in jsonl.iterate(run / "stages" / "engraved" / "examples.jsonl")
+         if row["source"] != "identity"}
+        for run in runs
+    ]  # fmt: skip
+    prompts = [
+        {
+            row["prompt_id"]
+            for row in jsonl.iterate(run / "stages" / "responses" / "responses.jsonl")
+            if row["id"] in of_run
+        }
+        for run, of_run in zip(runs, trained, strict=True)
+    ]
+    assert kept[0] != kept[1] and len(trained[0]) == len(trained[1]) == min(kept) and prompts[0] == prompts[1]
+    for manifest, of_run, by_itself in zip(manifests, trained, kept, strict=True):
+        assert manifest["nodes"]["engraved"]["counts"]["dropped"].get("not_in_every_arm", 0) == by_itself - len(of_run)
+        assert not [name for name in manifest["nodes"] if "(" in name]
+    page = (runs[0] / "report.html").read_text()
+    assert "Yield parity" in page and "self_align.forbidden_texts=" in page
+    assert selfalign(tmp_path, "verify", *map(str, runs)).returncode == 0
+    again = selfalign(tmp_path, "run", *sweep)
+    assert again.returncode == 0 and " computed " not in again.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
