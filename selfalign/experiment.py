@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from selfalign import progress
+from selfalign import cost, progress
+from selfalign.cost import PlanSettings
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
 from selfalign.errors import SelfAlignError, did_you_mean
 from selfalign.evaluation.catalogue import CALF
@@ -122,6 +123,8 @@ class Experiment:
     """Which models of the run are scored: some of base, prompted, engraved, cloned."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     """What is scored and how (group `evaluation=`)."""
+    plan: PlanSettings = field(default_factory=PlanSettings, metadata={"transient": True})
+    """What `selfalign plan` reckons with."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings, metadata={"transient": True})
     """Where runs are logged (group `tracking=`)."""
 
@@ -293,6 +296,7 @@ def problems(experiment: Experiment) -> list[str]:
     found += _wiring_problems(experiment)
     found += [f"tracking: {problem}" for problem in tracking_problems(experiment.tracking)]
     found += [f"evaluation: {problem}" for problem in evaluation_problems(experiment.evaluation)]
+    found += [f"plan: plan.{problem}" for problem in cost.problems(experiment.plan)]
     found += [
         f"subjects: expected some of {', '.join(SUBJECTS)}, found '{name}'{did_you_mean(name, SUBJECTS)}"
         for name in experiment.subjects

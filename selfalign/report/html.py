@@ -323,9 +323,7 @@ def _view(run: Run, index: int, data: Telemetry, same_prompts: tuple[str, str]) 
         uses=[_use_view(node, use) for node, use in data.uses],
         is_detailed=is_detailed,
         same_prompts=same_prompts,
-        samples=[
-            shown for node in run.nodes if node.stage != PARITY and (shown := samples.samples(node)) is not None
-        ],
+        samples=[shown for node in run.nodes if node.stage != PARITY and (shown := samples.samples(node)) is not None],
         opened=next((node for node, _ in data.uses), ""),
         dots=_dots(run),
         failures=[node for node in run.nodes if node.status in ("failed", "blocked")],

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from selfalign import commands, jsonl
+from selfalign import jsonl
+from selfalign.commands import rows
 from selfalign.errors import SelfAlignError
 from tests.unit.report.run_folders import write_run
 
@@ -26,7 +27,7 @@ def show(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> Show:
     """What `selfalign show RUN ...` prints."""
 
     def call(*arguments: str) -> str:
-        assert commands.show([str(run_folder), *arguments]) == 0
+        assert rows.show([str(run_folder), *arguments]) == 0
         return capsys.readouterr().out
 
     return call
@@ -51,7 +52,7 @@ def test_without_a_stage_the_funnel_is_shown(show: Show):
 def test_kept_rows_are_limited_and_the_last_line_says_of_how_many(show: Show):
     printed = show("responses", "--limit", "3")
     assert printed.count("prompt_id:") == 3 and "3 of 40 rows of" in printed and "reason:" not in printed
-    assert show("responses").count("prompt_id:") == commands.PLAIN_ROWS
+    assert show("responses").count("prompt_id:") == rows.PLAIN_ROWS
     assert show("responses", "--limit", "0").count("prompt_id:") == 40
 
 
@@ -120,14 +121,14 @@ def test_a_pager_that_cannot_be_started_is_named_and_the_text_printed(
     show: Show, terminal: Path, monkeypatch: pytest.MonkeyPatch, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("PAGER", "no-such-pager --flag")
-    assert commands.show([str(run_folder), "responses"]) == 0
+    assert rows.show([str(run_folder), "responses"]) == 0
     printed = capsys.readouterr()
-    assert printed.out.count("prompt_id:") == commands.PLAIN_ROWS and "no-such-pager" in printed.err
+    assert printed.out.count("prompt_id:") == rows.PLAIN_ROWS and "no-such-pager" in printed.err
 
 
 def test_a_pager_that_is_left_early_is_no_error(show: Show, terminal: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PAGER", f"{sys.executable} -c pass")
-    monkeypatch.setattr(commands, "_row_lines", lambda *_: ("x" * 100 for _ in range(10_000)))
+    monkeypatch.setattr(rows, "_row_lines", lambda *_: ("x" * 100 for _ in range(10_000)))
     assert show("responses") == ""
 
 
@@ -139,7 +140,7 @@ def test_an_interrupt_while_rows_are_printed_is_no_error(
         yield "first"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_row_lines", interrupted)
+    monkeypatch.setattr(rows, "_row_lines", interrupted)
     paged = request.getfixturevalue("terminal") if in_pager else None
     printed = show("responses")
     assert (paged.read_text() if paged else printed).strip() == "first"

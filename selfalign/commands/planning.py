@@ -1,0 +1,180 @@
+"""`plan` and `prompt`: what a run would do, send and cost, before it does."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfalign import arms, cost
+from selfalign import experiment as experiments
+from selfalign.artifacts import Store
+from selfalign.commands.arguments import add_overrides, composed, new_parser
+from selfalign.engines.model import Dtype, model_folder, parameter_count
+from selfalign.errors import ConfigError, unknown
+from selfalign.experiment import Experiment
+from selfalign.pipeline import Planned
+from selfalign.pipeline import plan as plan_pipeline
+from selfalign.runner import resolve_run, run_folder
+
+
+def plan(arguments: list[str]) -> int:
+    """What runs would do and cost: each node, whether its result is there, what it would send, write and train on."""
+    parser = new_parser(
+        "plan", "What would run, what is there already, and what the rest would cost. Computes nothing."
+    )
+    add_overrides(parser)
+    parser.add_argument("-m", "--multirun", action="store_true", help="expand comma-separated values into many runs")
+    parser.add_argument("--pilot", default="", metavar="RUN", help="reckon with what this finished run kept and wrote")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    given = parser.parse_intermixed_args(arguments)
+    from selfalign import groups
+
+    groups.register()
+    pilot = cost.measured(resolve_run(given.pilot, Path(given.runs))) if given.pilot else {}
+    jobs, multirun = groups.jobs(given.overrides, multirun=given.multirun)
+    runs = [groups.compose(job) for job in jobs]
+    missing = list(dict.fromkeys(gap for one in runs for gap in _gaps(one)))
+    if missing:
+        runs = [_filled(one) for one in runs]
+    else:
+        runs = groups.checked(jobs)
+        if multirun:
+            runs = list(arms.at_parity(dict(zip(arms.labels(jobs), runs, strict=True))).values())
+    planned: set[str] = set()
+    seconds = 0.0
+    for job, one in zip(jobs, runs, strict=True):
+        print(" ".join(job) or one.name, end="\n" if missing else f": {run_folder(one)}\n")
+        seconds += _print_run(one, planned, pilot, is_whole=not missing)
+    one = runs[0]
+    for line in cost.total(seconds, one.plan, _parameters(one), _BYTES[one.model.dtype]):
+        print(line)
+    for gap in missing:
+        print(f"not there yet: {gap}")
+    return 0
+
+
+_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
+"""Bytes of a parameter."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, by usual tokenizers: what prompts are counted by where no model is given."""
+
+
+def _gaps(one: Experiment) -> list[str]:
+    """The settings that a run needs and a reckoning does not: what they would name is not there yet."""
+    found = []
+    if not one.model.path and one.plan.parameters:
+        found.append(
+            f"model.path; prompts are counted at {CHARACTERS_PER_TOKEN} characters a token, and nothing can be reused"
+        )
+    if not one.evaluation.data and found:
+        found.append("evaluation.data; scores are not counted")
+    if not one.merge.file and one.plan.prompts and found:
+        found.append(f"merge.file; plan.prompts={one.plan.prompts} rows are reckoned with")
+    return found
+
+
+def _filled(one: Experiment) -> Experiment:
+    """The experiment with a name in the place of a file that is not there. Raises ConfigError for what is wrong otherwise."""
+    gaps = (
+        "model: model.path",
+        "evaluation: evaluation.data",
+        "merge",
+        "stages: self_align and verbose_clone read prompts",
+        # What this machine lacks, the one that will run it may have.
+        "trainer.strategy",
+    )
+    if found := [problem for problem in experiments.problems(one) if not problem.startswith(gaps)]:
+        raise ConfigError(found)
+    return replace(one, merge=replace(one.merge, file=one.merge.file or "prompts.jsonl")) if one.plan.prompts else one
+
+
+def _print_run(one: Experiment, planned: set[str], pilot: Mapping[str, cost.Measured], *, is_whole: bool) -> float:
+    """Print the nodes of a run; returns the device seconds of those that are to be computed."""
+    store = Store(Path(one.store))
+    nodes, left_out = experiments.pipeline(one), {}
+    items: dict[str, Planned] = {}
+    if is_whole:
+        nodes, left_out = experiments.fitting(one, nodes)
+        items = plan_pipeline(nodes, store, experiments.context(one, quiet=True))
+    for name, why in left_out.items():
+        print(f"  {name:<18} left out   {why}")
+    count = one.engine.count_tokens if is_whole else _tokens
+    costs = cost.costs(nodes, one.plan, count, recompute=one.trainer.gradient_checkpointing, pilot=pilot)
+    total = 0.0
+    for name in items or nodes:
+        item = items.get(name)
+        status = "compute"
+        if item is not None:
+            status = "reuse" if item.is_published else "shared" if item.artifact in planned else "compute"
+            planned.add(item.artifact)
+        artifact = item.artifact if item else ""
+        print(f"  {name:<18} {status:<9}  {artifact}  {_prompt_tokens(nodes[name].stage, count)}".rstrip())
+        seconds = costs[name].device_seconds(one.plan, _parameters(one), _BYTES[one.model.dtype])
+        if status == "compute":
+            total += seconds
+            if told := cost.line(costs[name], seconds):
+                print(f"  {'':<18} {told}")
+    return total
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text) // CHARACTERS_PER_TOKEN)
+
+
+def _parameters(one: Experiment) -> float:
+    return one.plan.parameters or float(parameter_count(model_folder(one.model)))
+
+
+def _prompt_tokens(stage: Any, count: Callable[[str], int]) -> str:
+    preview = getattr(stage, "preview", None)
+    if preview is None:
+        return ""
+    tokens = ", ".join(f"{count(text):,}" for text in preview("").values())
+    return f"prompt of {tokens} tokens"
+
+
+def prompt(arguments: list[str]) -> int:
+    """The exact prompts of a stage, or how the principles' and exemplars' settings change them."""
+    parser = new_parser("prompt", "Print the exact prompt that a stage would send, with token counts.")
+    add_overrides(parser)
+    parser.add_argument(
+        "--stage", default="responses", help="node of the pipeline (default: responses, the self-align prompt)"
+    )
+    parser.add_argument("--question", default="How do otters keep warm?", help="the question in the prompt's open slot")
+    parser.add_argument(
+        "--diff", action="store_true", help="show what the overrides of principles and exemplars change, line by line"
+    )
+    given = parser.parse_intermixed_args(arguments)
+    one = composed(given.overrides)
+    texts = _previews(one, given.stage, given.question)
+    if not given.diff:
+        for label, text in texts.items():
+            # A file that one prompt is written to holds that prompt and not a byte more.
+            print(text, end="\n" if sys.stdout.isatty() or len(texts) > 1 else "", flush=True)
+            print(
+                f"\n[{label}: {one.engine.count_tokens(text):,} tokens by the tokenizer of the model]", file=sys.stderr
+            )
+        return 0
+    rest = [text for text in given.overrides if not text.lstrip("+~").startswith(("principles", "exemplars"))]
+    whole = composed(rest)
+    for label, before in _previews(whole, given.stage, given.question).items():
+        after = texts[label]
+        for line in difflib.unified_diff(before.split("\n"), after.split("\n"), "before", "after", lineterm="", n=1):
+            print(line)
+        tokens = [one.engine.count_tokens(text) for text in (before, after)]
+        print(f"\n[{label}: {tokens[0]:,} -> {tokens[1]:,} tokens ({tokens[1] - tokens[0]:+,})]", file=sys.stderr)
+    return 0
+
+
+def _previews(one: Experiment, node: str, question: str) -> dict[str, str]:
+    nodes = experiments.pipeline(one)
+    known = [name for name, item in nodes.items() if hasattr(item.stage, "preview")]
+    if node not in known:
+        raise ConfigError([f"--stage: {unknown('node with a prompt', node, known)}"])
+    if found := nodes[node].stage.problems(experiments.context(one, quiet=True)):
+        raise ConfigError(found)
+    return nodes[node].stage.preview(question)  # type: ignore[attr-defined]

@@ -1,0 +1,408 @@
+"""What a run would cost, before it runs: requests, tokens, device hours and money of each node, from its settings alone.
+
+Prompts are counted to the token. What a model will write is not known before it has written: `Expected` says what is reckoned
+with, a finished run (`selfalign plan --pilot RUN`) replaces that by what it measured. Nothing here changes a result.
+
+Operations by Kaplan et al. 2020 (arXiv:2001.08361, section 2.1): 2 per parameter for a token that is read or written. LoRA's
+backward pass goes through the frozen weights and computes no gradient of them: 4 per parameter for a token that is trained on, 6
+where activations are computed again. Written tokens are bounded by reading the weights once for each step of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from selfalign import jsonl, prompts
+from selfalign.artifacts import MANIFEST
+from selfalign.errors import unknown
+from selfalign.evaluation import data as questions
+from selfalign.evaluation.catalogue import catalogue
+from selfalign.evaluation.protocols import EXAMS, Chat
+from selfalign.pipeline import Node
+from selfalign.stages.contamination import Contamination
+from selfalign.stages.engrave import Engrave
+from selfalign.stages.evaluate import Evaluate
+from selfalign.stages.merge import Merge
+from selfalign.stages.parity import Parity
+from selfalign.stages.red_team import RedTeam
+from selfalign.stages.self_align import SelfAlign
+from selfalign.stages.self_critique import SelfCritique
+from selfalign.stages.self_instruct import SelfInstruct
+from selfalign.stages.verbose_clone import VerboseClone
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one device can do, by its maker's data sheet."""
+
+    flops: float
+    """Dense half-precision operations a second."""
+    bandwidth: float
+    """Bytes a second from its memory."""
+    memory_gib: float
+
+
+DEVICES = {
+    "v100_32gb": Device(125e12, 900e9, 32),
+    "a100_40gb": Device(312e12, 1555e9, 40),
+    "a100_80gb": Device(312e12, 2039e9, 80),
+    "l40s": Device(362e12, 864e9, 48),
+    "h100_80gb": Device(989e12, 3350e9, 80),
+    "h200": Device(989e12, 4800e9, 141),
+    "cpu_core": Device(50e9, 10e9, 8),
+}
+"""Device -> its data sheet: SXM modules where there are several; a core of a server's processor by measurement, in float32."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What models are expected to do, as shares and numbers; the reference's where it published them."""
+
+    instructions_kept: float = 0.6
+    """Share of the tasks written that stage 1a keeps (0..1]. No published number."""
+    topics_kept: float = 0.63
+    """Share of the topics written that are new (0..1]. The reference's 99,121 questions after six rounds ask for it."""
+    questions_kept: float = 0.9
+    """Share of the topics that get a question (0..1]. No published number."""
+    responses_kept: float = 0.706
+    """Share of the answers that stage 2 keeps (0..1]: 258,878 of 366,718 in the reference."""
+    verbose_kept: float = 0.976
+    """Share of the long answers that stage 4 keeps (0..1]: 358,777 of 367,628 in the reference."""
+    budget_used: float = 0.6
+    """Share of its budget of new tokens that an answer takes (0..1]. Lists of tasks and questions take all of theirs."""
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What `selfalign plan` reckons with."""
+
+    device: str = "a100_80gb"
+    """Kind of device: a name in `selfalign.cost.DEVICES`."""
+    devices: int = 8
+    """Number of devices that work at once, without loss (> 0): for the time; device hours do not depend on it."""
+    price_per_hour: float = 0.0
+    """Price of one device for an hour, in a currency of yours; 0 prints no money."""
+    parameters: float = 0.0
+    """Parameters of the base model; 0 takes them from the model's files."""
+    prompts: int = 0
+    """Rows of `merge.file` where the file is not there yet."""
+    batch: int = 64
+    """Sequences that are written side by side (> 0)."""
+    utilisation: float = 0.4
+    """Share of the device's peak that is reached, of operations and of bandwidth (0..1]."""
+    expected: Expected = field(default_factory=Expected)
+    """What models are expected to do."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one node has to do."""
+
+    kept: int = 0
+    """Rows that come out."""
+    requests: int = 0
+    shared_tokens: int = 0
+    """Tokens that all prompts begin with: read once for each batch."""
+    prompt_tokens: int = 0
+    """Tokens of all prompts behind those."""
+    new_tokens: int = 0
+    """Tokens that are written."""
+    trained_tokens: int = 0
+    """Tokens of all rows of all epochs, prompts included."""
+    operations_per_trained_token: float = 4.0
+    """Per parameter."""
+    note: str = ""
+    """What is not counted."""
+
+    def device_seconds(self, settings: PlanSettings, parameters: float, bytes_per_parameter: int) -> float:
+        """Seconds of one device of the kind, at the utilisation that is reckoned with."""
+        device = DEVICES[settings.device]
+        batches = ceil(self.requests / settings.batch)
+        read = self.prompt_tokens + self.shared_tokens * batches
+        operations = 2 * parameters * read + self.operations_per_trained_token * parameters * self.trained_tokens
+        steps = self.new_tokens / settings.batch
+        written = max(
+            2 * parameters * self.new_tokens / device.flops, steps * parameters * bytes_per_parameter / device.bandwidth
+        )
+        return (operations / device.flops + written) / settings.utilisation
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a node of a pilot run did."""
+
+    kept: float | None = None
+    """Kept rows of those that went in, 0..1; of stage 1, of those that its lists held."""
+    new_tokens: float | None = None
+    """Tokens written for one request."""
+    kept_per_request: float | None = None
+
+
+def problems(settings: PlanSettings) -> list[str]:
+    """What is wrong with the settings."""
+    found = []
+    if settings.device not in DEVICES:
+        found.append(f"device: {unknown('device', settings.device, DEVICES)}")
+    for name in ("devices", "batch"):
+        if getattr(settings, name) < 1:
+            found.append(f"{name}: expected 1 or more, found {getattr(settings, name)}")
+    for name in ("price_per_hour", "parameters"):
+        if getattr(settings, name) < 0:
+            found.append(f"{name}: expected 0 or more, found {getattr(settings, name)}")
+    shares = {"utilisation": settings.utilisation, **{f"expected.{k}": v for k, v in vars(settings.expected).items()}}
+    found += [
+        f"{k}: expected a share above 0, at most 1, found {v:g}" for k, v in shares.items() if not 0 < float(v) <= 1
+    ]
+    return found
+
+
+def costs(
+    nodes: Mapping[str, Node],
+    settings: PlanSettings,
+    count_tokens: Callable[[str], int],
+    *,
+    recompute: bool = False,
+    pilot: Mapping[str, Measured] | None = None,
+) -> dict[str, Cost]:
+    """What each node has to do, in the order of the nodes, which must stand behind what they read.
+
+    `recompute`: whether training computes activations again (gradient checkpointing). `pilot`: node -> what it did in a
+    finished run; the rest is `settings.expected`.
+    """
+    estimate = _Estimate(settings, count_tokens, recompute, pilot or {})
+    found: dict[str, Cost] = {}
+    for name, node in nodes.items():
+        kept = {role: found[source].kept for role, source in node.inputs.items()}
+        found[name] = estimate.of(name.partition(" (")[0], node.stage, kept)
+    return found
+
+
+class _Estimate:
+    """The costs of nodes, one at a time."""
+
+    def __init__(
+        self, settings: PlanSettings, count: Callable[[str], int], recompute: bool, pilot: Mapping[str, Measured]
+    ) -> None:
+        self.expected, self.prompts = settings.expected, settings.prompts
+        self.count, self.recompute, self.pilot = count, recompute, pilot
+        self.answer_tokens = 0.0
+        self.long_answer_tokens = 0.0
+
+    def of(self, name: str, stage: Any, kept: Mapping[str, int]) -> Cost:
+        """The cost of a node, from the rows that its inputs keep."""
+        measured = self.pilot.get(name, Measured())
+        match stage:
+            case SelfInstruct():
+                return self._self_instruct(stage, measured)
+            case RedTeam():
+                return self._red_team(stage, measured)
+            case SelfAlign():
+                return self._self_align(stage, kept["prompts"], measured)
+            case SelfCritique():
+                return self._self_critique(stage, kept["responses"], measured)
+            case VerboseClone():
+                return self._verbose_clone(stage, kept["prompts"], measured)
+            case Engrave():
+                long = name == "cloned"
+                return self._engrave(stage, kept, self.long_answer_tokens if long else self.answer_tokens)
+            case Evaluate():
+                return self._evaluate(stage)
+            case Merge():
+                return Cost(kept=sum(kept.values()) + (_rows_of(stage.file) or self.prompts))
+            case Contamination():
+                return Cost(kept=kept["prompts"])
+            case Parity():
+                return Cost(kept=min(number for role, number in kept.items() if role != "prompts"))
+            case _:
+                return Cost(note="not counted")
+
+    @property
+    def _question(self) -> int:
+        """Tokens of a usual question: the mean of the seed tasks."""
+        return ceil(
+            mean(self.count(f"{task.instruction}\n\n{task.input}".strip()) for task in prompts.load_seed_tasks())
+        )
+
+    def _self_instruct(self, stage: SelfInstruct, measured: Measured) -> Cost:
+        (prompt,) = stage.preview("").values()
+        seeds = prompts.load_seed_tasks(stage.texts)
+        demo = mean(
+            self.count(f"\n###\n20. Instruction: {task.instruction}\n20. Input:\n{task.input}") for task in seeds
+        )
+        listed = min(stage.list_length - stage.seed_demos - stage.machine_demos, stage.sampling.max_new_tokens / demo)
+        each = measured.kept_per_request or max(listed, 1.0) * self.expected.instructions_kept
+        requests = min(ceil(stage.target / each), stage.requests_per_round * stage.max_rounds)
+        written = measured.new_tokens or stage.sampling.max_new_tokens
+        tokens, shared = self.count(prompt), self.count(prompts.load_text("self_instruct", stage.texts))
+        return Cost(
+            kept=min(stage.target, int(requests * each)),
+            requests=requests,
+            shared_tokens=shared,
+            prompt_tokens=requests * (tokens - shared),
+            new_tokens=ceil(requests * written),
+        )
+
+    def _red_team(self, stage: RedTeam, measured: Measured) -> Cost:
+        previews = stage.preview("")
+        files = ("topics", *stage.extra_seeds)
+        types = {seed.question_type for name in files for seed in prompts.load_topic_seeds(stage.texts, name)}
+        topics, topic_requests = float(len(types)), 0.0
+        for _ in range(stage.topic_rounds):
+            topic_requests += topics
+            topics *= 1 + stage.topics_per_prompt * self.expected.topics_kept
+            if stage.max_topics_per_type:
+                topics = min(topics, stage.max_topics_per_type * len(types))
+        asked = ceil((topics - len(types)) / stage.questions_per_prompt)
+        tokens = {label: self.count(text) for label, text in previews.items()}
+        share = measured.kept if measured.kept is not None else self.expected.questions_kept
+        return Cost(
+            kept=int((topics - len(types)) * share),
+            requests=ceil(topic_requests) + asked,
+            prompt_tokens=ceil(topic_requests) * tokens["topics"] + asked * tokens["questions"],
+            new_tokens=ceil(
+                topic_requests * stage.topic_sampling.max_new_tokens + asked * stage.question_sampling.max_new_tokens
+            ),
+        )
+
+    def _self_align(self, stage: SelfAlign, asked: int, measured: Measured) -> Cost:
+        stem = self.count(stage.arm()[3])
+        budget = stage.thoughts_tokens + stage.sampling.max_new_tokens
+        written = measured.new_tokens or budget * self.expected.budget_used
+        share = measured.kept if measured.kept is not None else self.expected.responses_kept
+        # What is trained on is the answer alone: of a shared budget, the half that the thoughts leave.
+        self.answer_tokens = written * (stage.sampling.max_new_tokens / budget if stage.thoughts_tokens else 0.5)
+        return Cost(
+            kept=int(asked * share),
+            requests=asked,
+            shared_tokens=stem,
+            prompt_tokens=asked * (self.count(stage.preview("")["self_align"]) - stem + self._question),
+            new_tokens=ceil(asked * written),
+        )
+
+    def _self_critique(self, stage: SelfCritique, asked: int, measured: Measured) -> Cost:
+        empty = sum(self.count(text) for text in stage.preview("").values())
+        own = 2 * (self._question + ceil(self.answer_tokens))
+        budget = stage.critique_sampling.max_new_tokens + stage.revision_sampling.max_new_tokens
+        written = 2 * measured.new_tokens if measured.new_tokens else budget * self.expected.budget_used
+        return Cost(
+            kept=asked,
+            requests=2 * stage.rounds * asked,
+            prompt_tokens=stage.rounds * asked * (empty + own),
+            new_tokens=ceil(stage.rounds * asked * written),
+        )
+
+    def _verbose_clone(self, stage: VerboseClone, asked: int, measured: Measured) -> Cost:
+        (prompt,) = stage.preview("").values()
+        written = measured.new_tokens or stage.sampling.max_new_tokens * self.expected.budget_used
+        share = measured.kept if measured.kept is not None else self.expected.verbose_kept
+        self.long_answer_tokens = written
+        shared = self.count(prompt)
+        return Cost(int(asked * share), asked, shared, asked * self._question, ceil(asked * written))
+
+    def _engrave(self, stage: Engrave, kept: Mapping[str, int], answer: float) -> Cost:
+        rows = min(kept["responses"], kept.get("parity", kept["responses"]))
+        identity = prompts.load_identity(stage.assistant, stage.texts) if stage.identity_rows else []
+        prompt = mean(self.count(text) for text in stage.preview("").values())
+        row = min(stage.training.max_seq_length, prompt + self._question + answer)
+        tokens = ceil((rows + len(identity)) * row * stage.training.epochs)
+        return Cost(
+            kept=rows + len(identity),
+            trained_tokens=tokens,
+            operations_per_trained_token=6.0 if self.recompute else 4.0,
+        )
+
+    def _evaluate(self, stage: Evaluate) -> Cost:
+        settings = stage.settings
+        tasks = [catalogue()[name] for name in settings.tasks]
+        there = [task for task in tasks if all(path.is_file() for path in task.paths(settings.data))]
+        (prompt,) = stage.preview("").values()
+        bare = Chat(wrap=lambda question: question)
+        requests, read, written = 0, 0, 0
+        for task in there:
+            items = questions.load(task, settings.data)
+            share = min(settings.limit, len(items)) / len(items) if settings.limit else 1.0
+            pairs = {pair for item in items for name in task.protocols for pair in EXAMS[name].pairs(bare, item)}
+            asked = pairs if task.protocols else {(item.question, "") for item in items}
+            requests += ceil(share * len(asked))
+            read += ceil(share * sum(self.count("".join(pair)) for pair in asked))
+            written += 0 if task.protocols else ceil(share * len(asked)) * settings.max_new_tokens
+        missing = [task.name for task in tasks if task not in there]
+        note = f"without {', '.join(missing)}, whose questions are not in evaluation.data" if missing else ""
+        return Cost(0, requests, self.count(prompt), read, written, note=note)
+
+
+def _rows_of(file: str) -> int:
+    """Rows of the user's own prompts; 0 where no file is given or it is not there yet."""
+    return sum(1 for _ in jsonl.iterate(Path(file))) if file and Path(file).is_file() else 0
+
+
+def measured(run: Path) -> dict[str, Measured]:
+    """What each node of a finished run did: shares of kept rows, tokens written for a request."""
+    found = {}
+    for name, entry in json.loads((run / MANIFEST).read_text(encoding="utf-8"))["nodes"].items():
+        if entry["status"] not in ("computed", "reused"):
+            continue
+        folder, counts = Path(entry["path"]), entry["counts"]
+        files = [folder / "completions.jsonl", *sorted((folder / "completions").glob("*.jsonl"))]
+        written = [row["new_tokens"] for file in files if file.is_file() for row in jsonl.iterate(file)]
+        if written:
+            found[name] = Measured(
+                counts["kept"] / counts["in"] if counts["in"] else None, mean(written), counts["kept"] / len(written)
+            )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ as text
+
+
+def line(cost: Cost, seconds: float) -> str:
+    """A node's cost in a line; empty where it costs nothing worth saying."""
+    parts = []
+    if cost.requests:
+        parts.append(f"{cost.requests:,} requests")
+    if cost.prompt_tokens:
+        parts.append(f"{_short(cost.prompt_tokens)} tokens read behind {cost.shared_tokens:,} shared ones")
+    if cost.new_tokens:
+        parts.append(f"{_short(cost.new_tokens)} written")
+    if cost.trained_tokens:
+        parts.append(f"{_short(cost.trained_tokens)} tokens trained on, in {cost.kept:,} rows")
+    if parts:
+        parts.append(f"{_time(seconds)} of a device")
+    return ", ".join([*parts, *([cost.note] if cost.note else [])])
+
+
+def total(seconds: float, settings: PlanSettings, parameters: float, bytes_per_parameter: int) -> list[str]:
+    """Time, money and memory of everything, in lines."""
+    device = DEVICES[settings.device]
+    weights = parameters * bytes_per_parameter / 2**30
+    # What stands beside the weights: keys and values, activations; a fifth of the memory is little.
+    least = ceil(weights / (0.8 * device.memory_gib))
+    found = [
+        f"{_time(seconds)} of one {settings.device} at {settings.utilisation:.0%} of its peak; "
+        f"{_time(seconds / settings.devices)} of {settings.devices}",
+        f"{_short(parameters)} parameters, {weights:,.1f} GiB: at least {least} of them to hold the weights",
+    ]
+    if settings.price_per_hour:
+        found.insert(
+            1, f"{seconds / 3600 * settings.price_per_hour:,.2f} at {settings.price_per_hour:,.2f} an hour of a device"
+        )
+    return found
+
+
+def _short(number: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if number >= size:
+            return f"{number / (1e3 if unit == ' k' else size):,.1f}{unit}"
+    return f"{number:,.0f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:,.1f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,147 @@
+"""Laws of the reckoning: it follows the settings, a pilot replaces what is expected, what is there costs nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from selfalign import commands, cost, experiment, groups, jsonl
+from selfalign.cost import Cost, Measured, PlanSettings
+from selfalign.experiment import Experiment
+
+
+def composed(*overrides: str) -> Experiment:
+    groups.register()
+    return groups.compose(["tracking=none", *overrides])
+
+
+def costs(one: Experiment, **more: object) -> dict[str, Cost]:
+    return cost.costs(experiment.pipeline(one), one.plan, one.engine.count_tokens, **more)  # type: ignore[arg-type]
+
+
+def test_every_node_is_counted_and_rows_flow_from_one_to_the_next() -> None:
+    found = costs(composed("experiments=quickstart"))
+    assert not [name for name, one in found.items() if one.note]
+    assert found["prompts"].kept == found["instructions"].kept + found["red_team"].kept
+    assert found["responses"].requests == found["verbose_responses"].requests == found["prompts"].kept
+    assert found["engraved"].kept == found["responses"].kept
+    assert all(
+        one.requests or one.trained_tokens for name, one in found.items() if name not in ("prompts", "contamination")
+    )
+
+
+def test_shared_tokens_are_those_of_the_prompt_that_would_be_sent() -> None:
+    whole, less = composed("experiments=quickstart"), composed("experiments=quickstart", "principles.drop=[candor]")
+    for one in (whole, less):
+        assert costs(one)["responses"].shared_tokens == one.engine.count_tokens(one.self_align.arm()[3])
+    assert costs(less)["responses"].shared_tokens < costs(whole)["responses"].shared_tokens
+    assert {k: v for k, v in costs(less).items() if k == "instructions"} == {
+        k: v for k, v in costs(whole).items() if k == "instructions"
+    }
+
+
+def test_the_questions_of_the_evaluation_are_counted_as_they_are_asked() -> None:
+    one = composed("experiments=quickstart", "evaluation.limit=0")
+    found = costs(one)["scores_base"]
+    # Every pair of a context and a continuation that a protocol scores, each once, and the questions answered freely.
+    from selfalign.evaluation import data
+    from selfalign.evaluation.catalogue import catalogue
+    from selfalign.evaluation.protocols import EXAMS, default_chat
+
+    asked = 0
+    for name in one.evaluation.tasks:
+        task = catalogue()[name]
+        items = data.load(task, "calf")
+        pairs = {pair for item in items for p in task.protocols for pair in EXAMS[p].pairs(default_chat(), item)}
+        asked += len(pairs) or len(items)
+    assert found.requests == asked > 500
+
+
+def test_a_pilot_replaces_what_is_expected() -> None:
+    one = composed("experiments=quickstart")
+    pilot = {"responses": Measured(kept=0.5, new_tokens=10.0), "verbose_responses": Measured(kept=1.0, new_tokens=20.0)}
+    expected, found = costs(one), costs(one, pilot=pilot)
+    asked = expected["responses"].requests
+    assert found["responses"].new_tokens == 10 * asked and found["responses"].kept == asked // 2
+    assert found["verbose_responses"].new_tokens == 20 * asked
+    assert found["cloned"].trained_tokens < expected["cloned"].trained_tokens
+    assert found["instructions"] == expected["instructions"]
+
+
+def test_a_finished_run_is_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    jsonl.write(folder / "completions.jsonl", [{"id": str(n), "new_tokens": n} for n in (10, 20, 30)])
+    entry = {"status": "computed", "path": str(folder), "counts": {"in": 3, "kept": 2}}
+    nodes = {"responses": entry, "cloned": {**entry, "status": "failed"}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"nodes": nodes}))
+    assert cost.measured(tmp_path) == {"responses": Measured(2 / 3, 20.0, 2 / 3)}
+
+
+def test_device_seconds_follow_the_device_and_the_model() -> None:
+    settings = PlanSettings(device="a100_80gb", utilisation=1.0, batch=1)
+    read = Cost(requests=1, prompt_tokens=1_000_000)
+    assert read.device_seconds(settings, 1e9, 2) == pytest.approx(2 * 1e9 * 1e6 / 312e12)
+    # One sequence at a time: each token waits for all weights to be read.
+    written = Cost(requests=1, new_tokens=1000)
+    assert written.device_seconds(settings, 1e9, 2) == pytest.approx(1000 * 2e9 / 2039e9)
+    batched = replace(settings, batch=100)
+    assert written.device_seconds(batched, 1e9, 2) < written.device_seconds(settings, 1e9, 2) / 50
+    half = replace(settings, utilisation=0.5)
+    for one in (read, written, Cost(trained_tokens=1000)):
+        assert one.device_seconds(half, 1e9, 2) == pytest.approx(2 * one.device_seconds(settings, 1e9, 2))
+        assert one.device_seconds(settings, 2e9, 2) == pytest.approx(2 * one.device_seconds(settings, 1e9, 2))
+
+
+def test_wrong_settings_are_named() -> None:
+    one = composed()
+    wrong = replace(one, plan=PlanSettings(device="a100", devices=0, utilisation=40, price_per_hour=-1))
+    found = " ".join(experiment.problems(wrong))
+    for text in (
+        "did you mean 'a100_",
+        "plan.devices: expected 1",
+        "plan.utilisation: expected a share",
+        "plan.price_per_hour",
+    ):
+        assert text in found
+
+
+@pytest.mark.parametrize("preset", ["dromedary", "dromedary2"])
+def test_a_preset_is_reckoned_before_anything_of_it_is_there(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.plan([f"experiments={preset}", "plan.price_per_hour=2"]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "not there yet: model.path",
+        "not there yet: evaluation.data",
+        " an hour of a device",
+        "at least",
+        " h of ",
+    ):
+        assert text in out
+    assert out.count(" tokens trained on") == (2 if preset == "dromedary" else 1)
+
+
+def test_a_mistake_is_named_where_the_model_is_not_there_yet_too(capsys: pytest.CaptureFixture[str]) -> None:
+    from selfalign.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="self_align.min_characters"):
+        commands.plan(["experiments=dromedary", "self_align.min_characters=-3"])
+
+
+def test_arms_of_a_sweep_pay_for_what_they_share_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = [
+        "experiments=quickstart",
+        "tracking=none",
+        f"store={tmp_path}",
+        "stages=no_cloning",
+        "principles.drop=[],[candor]",
+    ]
+    assert commands.plan([*sweep, "-m"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # Each node's answers and training are named by both arms and reckoned once.
+    assert sum("476 requests" in line for line in lines) == 2
+    assert sum("tokens trained on" in line for line in lines) == 2
+    assert sum(line.split()[:2] == ["instructions", "shared"] for line in lines) == 1
