@@ -79,7 +79,7 @@ def corpus_digest() -> str:
     """sha256 over what is read: the first documents, the tokenizer's words, and the source of what makes rows of them.
 
     Documents count and not the code that writes them, so that weights stay those of the committed recipe when a file that the
-    corpus also uses (`prompts.py`, a text of `principles/`) changes in what the corpus does not.
+    corpus also uses (`selfalign.prompts`, a text of `principles/`) changes in what the corpus does not.
     """
     content = hashlib.sha256()
     for number in range(DIGESTED):
