@@ -32,8 +32,8 @@ calf: $(STAMP) ## Pretrain the embedded model anew (about 75 minutes of one thre
 	$(BIN)/selfalign run experiments=calf_pretraining runs=runs/calf
 	cp runs/calf/*/stages/calf/model/* selfalign/calf/weights/
 
-test: $(STAMP) ## The test suite without the slow tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## The test suite without the slow tests, in two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP) ## The slow tests: wheel in a clean environment, kills at many points, every experiment
 	$(BIN)/python -m pytest -m 'slow and not gpu' --timeout 1800

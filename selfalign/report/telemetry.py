@@ -36,6 +36,8 @@ class Contamination:
     """Task -> prompts that resemble one of its questions most."""
     matches: tuple[Mapping[str, Any], ...]
     """Rows of matches.jsonl, the longest runs of words first."""
+    not_compared: str
+    """Names of the evaluation sets that were not there to compare with; empty where all were."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def _contamination(node: Node) -> Contamination:
             if name.startswith(per_task)
         ),
         matches=tuple(sorted(node.rows("matches.jsonl"), key=_match_order)),
+        not_compared=str(node.metrics.get("not_compared") or ""),
     )
 
 

@@ -70,14 +70,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Contamination:
-    """The check of a run's prompts against every evaluation set that its data folder holds, scored in this run or not."""
+    """The check of a run's prompts against every evaluation set that its data folder holds, scored in this run or not.
+
+    A set that the folder does not hold is named in the metric `not_compared`.
+    """
 
     settings: ContaminationSettings = field(default_factory=ContaminationSettings)
     """What counts, and what follows."""
     data: str = CALF
     """Where the evaluation sets are: `calf`, or a folder as for evaluation; their content names the result, not the place."""
 
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ("prompts",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
@@ -125,7 +128,8 @@ class Contamination:
             jsonl.write(out / "prompts.jsonl", map(to_row, rows))
         outcome = count(rows)
         of_task = Counter(match.task for match in matches)
-        outcome.metrics = {"contaminated": len(matches), "questions": len(asked)}
+        missing = [name for name, task in catalogue().items() if task not in self._tasks()]
+        outcome.metrics = {"contaminated": len(matches), "questions": len(asked), "not_compared": ", ".join(missing)}
         outcome.metrics |= {f"contaminated/{task}": of_task[task] for task in dict.fromkeys(task for task, _ in asked)}
         return outcome
 

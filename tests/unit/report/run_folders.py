@@ -125,6 +125,7 @@ def write_run(folder: Path, *, drop: list[str] | None = None, seed: int = 0) -> 
                 "counts": train,
             },
         },
+        "arms": {},
     }
     write_json(folder / "manifest.json", manifest)
     return folder

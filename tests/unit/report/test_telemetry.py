@@ -325,7 +325,8 @@ def add_contamination(folder: Path, matches: list[dict[str, Any]]) -> Path:
     content["nodes"]["contamination"] = {
         "stage": "Contamination", "status": "computed", "path": "", "artifact": "Contamination-1-eeeeeeeeeeee",
         "counts": {"in": 9, "kept": 9, "dropped": {}},
-        "metrics": {"contaminated": len(matches), "questions": 7, "contaminated/truth": len(matches), "contaminated/open": 0},
+        "metrics": {"contaminated": len(matches), "questions": 7, "contaminated/truth": len(matches), "contaminated/open": 0,
+                    "not_compared": "vicuna_questions"},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
@@ -341,3 +342,48 @@ def test_contamination_is_told_with_every_set_and_the_longest_runs_first(run_fol
     page = render([load_run(run_folder)])
     assert f"truth: {len(matches)}, open: 0." in page and "<b>0</b>" not in page
     assert ("Why do veins appear blue? &lt;b&gt;3&lt;/b&gt;" in page) == bool(matches)
+    assert "not in evaluation.data: vicuna_questions." in page
+
+
+def add_parity(folder: Path) -> Path:
+    stage = folder / "stages" / "parity"
+    stage.mkdir()
+    arms = [("SelfAlign-2-own", 5), ("SelfAlign-2-few", 2), ("SelfAlign-2-most", 9)]
+    jsonl.write(stage / "arms.jsonl", [{"artifact": a, "asked": 9, "kept": k, "cut": k - 2} for a, k in arms])
+    jsonl.write(stage / "prompts.jsonl", [
+        {"id": str(n), "instruction": f"Question {n}?", "input": "", "source": "self_instruct", "kept": n < 2,
+         "reason": "" if n < 2 else "not_in_every_arm"}
+        for n in range(9)
+    ])  # fmt: skip
+    content = json.loads((folder / "manifest.json").read_text())
+    content["nodes"]["parity"] = {
+        "stage": "Parity", "status": "computed", "path": "", "artifact": "Parity-1-eeeeeeeeeeee",
+        "counts": {"in": 9, "kept": 2, "dropped": {"not_in_every_arm": 7}},
+        "metrics": {"arms": 3, "fewest_kept": 2, "most_kept": 9},
+    }  # fmt: skip
+    content["nodes"]["responses"]["artifact"] = "SelfAlign-2-own"
+    content["arms"] = {
+        f"drop=<{name}>": {f"responses (drop=<{name}>)": {"artifact": f"SelfAlign-2-{name}"}}
+        for name in ("most", "few")
+    }
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_cut_of_a_sweep_says_what_each_arm_keeps_and_changes_nothing_else(run_folder: Path) -> None:
+    before = found(run_folder)
+    told = found(add_parity(run_folder))
+    (cut,) = told.parity
+    assert [(one.arm, one.kept, one.cut) for one in cut.arms] == [
+        ("", 5, 3),
+        ("drop=<few>", 2, 0),
+        ("drop=<most>", 9, 7),
+    ]
+    assert (cut.node, cut.common) == ("parity", 2)
+    # The cut repeats prompts that are counted elsewhere.
+    assert (told.card, told.prompts, told.red_team) == (before.card, before.prompts, before.red_team)
+    assert not told.notes
+    page = render([load_run(run_folder)])
+    assert "2 prompts that all 3 arms keep" in page and "drop=&lt;few&gt;" in page and "drop=<few>" not in page
+    names = {table.name: table for table in drawings.tables(told)}
+    assert [row[1:] for row in names["parity"].rows][0] == ("this run", 9, 5, 3, 2)

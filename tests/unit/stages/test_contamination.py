@@ -114,6 +114,19 @@ def test_the_content_of_the_question_files_names_the_result_and_not_their_place(
     assert name("calf") != name("calf", replace(SETTINGS, ngram_words=9))
 
 
+def test_a_set_that_the_folder_lacks_is_named(tmp_path):
+    (tmp_path / "data" / "vicuna").mkdir(parents=True)
+    row = {"text": "Why do veins appear blue?", "category": "knowledge"}
+    (tmp_path / "data" / "vicuna" / "question.jsonl").write_text(json.dumps(row) + "\n")
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"instruction": "Why do lakes freeze?"}\n')
+    for data, missing in ((str(tmp_path / "data"), "hhh_alignment, truthfulqa_mc"), ("calf", "")):
+        check = Contamination(data=data)
+        nodes = {"prompts": Node(Merge(file=str(file))), "contamination": Node(check, {"prompts": "prompts"})}
+        results = run(nodes, Store(tmp_path / "store"), CONTEXT)
+        assert results["contamination"].metrics["not_compared"] == missing
+
+
 def test_numbers_out_of_range_are_named():
     bad = Contamination(ContaminationSettings(ngram_words=0, resemblance=1.5)).problems(CONTEXT)
     assert len(bad) == 2 and all("expected" in text and "found" in text for text in bad)
