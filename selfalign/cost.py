@@ -10,6 +10,7 @@ where activations are computed again. Written tokens are bounded by reading the 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -319,22 +320,33 @@ class _Estimate:
 
     def _evaluate(self, stage: Evaluate) -> Cost:
         settings = stage.settings
-        tasks = [catalogue()[name] for name in settings.tasks]
-        there = [task for task in tasks if all(path.is_file() for path in task.paths(settings.data))]
         (prompt,) = stage.preview("").values()
-        bare = Chat(wrap=lambda question: question)
         requests, read, written = 0, 0, 0
-        for task in there:
-            items = questions.load(task, settings.data)
-            share = min(settings.limit, len(items)) / len(items) if settings.limit else 1.0
-            pairs = {pair for item in items for name in task.protocols for pair in EXAMS[name].pairs(bare, item)}
-            asked = pairs if task.protocols else {(item.question, "") for item in items}
-            requests += ceil(share * len(asked))
-            read += ceil(share * sum(self.count("".join(pair)) for pair in asked))
-            written += 0 if task.protocols else ceil(share * len(asked)) * settings.max_new_tokens
-        missing = [task.name for task in tasks if task not in there]
+        asked = _asked(tuple(settings.tasks), settings.data)
+        for task, (items, texts) in asked.items():
+            share = min(settings.limit, items) / items if settings.limit else 1.0
+            requests += ceil(share * len(texts))
+            read += ceil(share * sum(map(self.count, texts)))
+            written += 0 if catalogue()[task].protocols else ceil(share * len(texts)) * settings.max_new_tokens
+        missing = [name for name in settings.tasks if name not in asked]
         note = f"without {', '.join(missing)}, whose questions are not in evaluation.data" if missing else ""
         return Cost(0, requests, self.count(prompt), read, written, note=note)
+
+
+@functools.lru_cache(maxsize=4)
+def _asked(tasks: tuple[str, ...], data: str) -> dict[str, tuple[int, list[str]]]:
+    """Task that is there -> its items, and what is sent behind the chat prompt: each pair of context and continuation once."""
+    bare, found = Chat(wrap=lambda question: question), {}
+    for name in tasks:
+        task = catalogue()[name]
+        if all(path.is_file() for path in task.paths(data)):
+            items = questions.load(task, data)
+            pairs = {
+                pair for item in items for protocol in task.protocols for pair in EXAMS[protocol].pairs(bare, item)
+            }
+            texts = ["".join(pair) for pair in pairs] if task.protocols else [item.question for item in items]
+            found[name] = (len(items), texts)
+    return found
 
 
 def _rows_of(file: str) -> int:

@@ -6,7 +6,7 @@ Only this file and cli.py know Hydra. `compose` gives a plain `Experiment`; the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
@@ -292,14 +292,19 @@ def setting_names() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def checked(jobs: Sequence[Sequence[str]]) -> list[Experiment]:
-    """The experiments of all jobs. Raises ConfigError with every problem of every job, before any model is loaded."""
+def checked(
+    jobs: Sequence[Sequence[str]], allowed: Callable[[Experiment, str], bool] = lambda one, problem: False
+) -> list[Experiment]:
+    """The experiments of all jobs. Raises ConfigError with every problem of every job, before any model is loaded.
+
+    `allowed` says which problems of an experiment the caller can do with.
+    """
     found: dict[str, list[str]] = {}
     experiments: list[Experiment] = []
     for job in jobs:
         try:
             one = compose(job)
-            problems = experiment.problems(one)
+            problems = [problem for problem in experiment.problems(one) if not allowed(one, problem)]
             experiments.append(one)
         except ConfigError as error:
             problems = error.problems

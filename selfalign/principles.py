@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import yaml
-
 from selfalign import resources
 from selfalign.errors import ConfigError, DataError, unknown
 
@@ -142,10 +140,7 @@ def slug(name: str) -> str:
 
 def _load(relative: str) -> dict[str, Any]:
     path = resources.find(relative)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: expected YAML, found a mistake: {error}") from None
+    content = resources.read_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a mapping of fields, found {type(content).__name__}")
     return content

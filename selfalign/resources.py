@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from selfalign.errors import ConfigError, unknown
+import yaml
+
+from selfalign.errors import ConfigError, DataError, unknown
 
 GROUP_FOLDERS = ("conf", "experiments", "sweeps", "principles")
 PACKAGE = Path(__file__).resolve().parent
+YAML_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C, five times faster, where PyYAML was built with it."""
 
 
 def shipped_root() -> Path:
@@ -55,3 +60,11 @@ def find(relative: str) -> Path:
 def names(relative: str, suffix: str) -> list[str]:
     """Names (without suffix) of the files with this suffix directly in a folder, over all roots."""
     return sorted({path.name.removesuffix(suffix) for root in roots() for path in (root / relative).glob(f"*{suffix}")})
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file as plain values. Raises DataError where it is not YAML."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: expected YAML, found a mistake: {' '.join(str(error).split())}; correct it") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from selfalign import arms, cost
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store
 from selfalign.commands.arguments import add_overrides, composed, new_parser
-from selfalign.engines.model import Dtype, model_folder, parameter_count
+from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count
 from selfalign.errors import ConfigError, unknown
 from selfalign.experiment import Experiment
 from selfalign.pipeline import Planned
@@ -36,19 +37,19 @@ def plan(arguments: list[str]) -> int:
     groups.register()
     pilot = cost.measured(resolve_run(given.pilot, Path(given.runs))) if given.pilot else {}
     jobs, multirun = groups.jobs(given.overrides, multirun=given.multirun)
-    runs = [groups.compose(job) for job in jobs]
+    runs = groups.checked(jobs, allowed=_is_gap)
     missing = list(dict.fromkeys(gap for one in runs for gap in _gaps(one)))
     if missing:
         runs = [_filled(one) for one in runs]
-    else:
-        runs = groups.checked(jobs)
-        if multirun:
-            runs = list(arms.at_parity(dict(zip(arms.labels(jobs), runs, strict=True))).values())
+    elif multirun:
+        runs = list(arms.at_parity(dict(zip(arms.labels(jobs), runs, strict=True))).values())
     planned: set[str] = set()
+    # Arms send mostly the same texts: each is counted once.
+    counts: dict[ModelSettings, Callable[[str], int]] = {}
     seconds = 0.0
     for job, one in zip(jobs, runs, strict=True):
         print(" ".join(job) or one.name, end="\n" if missing else f": {run_folder(one)}\n")
-        seconds += _print_run(one, planned, pilot, is_whole=not missing)
+        seconds += _print_run(one, planned, counts, pilot, is_whole=not missing)
     one = runs[0]
     for line in cost.total(seconds, one.plan, _parameters(one), _BYTES[one.model.dtype]):
         print(line)
@@ -77,22 +78,34 @@ def _gaps(one: Experiment) -> list[str]:
     return found
 
 
+_GAPS = (
+    "model: model.path",
+    "evaluation: evaluation.data",
+    "merge",
+    "stages: self_align and verbose_clone read prompts",
+    # What this machine lacks, the one that will run it may have.
+    "trainer.strategy",
+)
+"""How the problems begin that a run without a model may have and be reckoned all the same."""
+
+
+def _is_gap(one: Experiment, problem: str) -> bool:
+    return problem.startswith(_GAPS) and bool(_gaps(one))
+
+
 def _filled(one: Experiment) -> Experiment:
-    """The experiment with a name in the place of a file that is not there. Raises ConfigError for what is wrong otherwise."""
-    gaps = (
-        "model: model.path",
-        "evaluation: evaluation.data",
-        "merge",
-        "stages: self_align and verbose_clone read prompts",
-        # What this machine lacks, the one that will run it may have.
-        "trainer.strategy",
-    )
-    if found := [problem for problem in experiments.problems(one) if not problem.startswith(gaps)]:
-        raise ConfigError(found)
+    """The experiment with a name in the place of a file of prompts that is not there."""
     return replace(one, merge=replace(one.merge, file=one.merge.file or "prompts.jsonl")) if one.plan.prompts else one
 
 
-def _print_run(one: Experiment, planned: set[str], pilot: Mapping[str, cost.Measured], *, is_whole: bool) -> float:
+def _print_run(
+    one: Experiment,
+    planned: set[str],
+    counts: dict[ModelSettings, Callable[[str], int]],
+    pilot: Mapping[str, cost.Measured],
+    *,
+    is_whole: bool,
+) -> float:
     """Print the nodes of a run; returns the device seconds of those that are to be computed."""
     store = Store(Path(one.store))
     nodes, left_out = experiments.pipeline(one), {}
@@ -102,10 +115,13 @@ def _print_run(one: Experiment, planned: set[str], pilot: Mapping[str, cost.Meas
         items = plan_pipeline(nodes, store, experiments.context(one, quiet=True))
     for name, why in left_out.items():
         print(f"  {name:<18} left out   {why}")
-    count = one.engine.count_tokens if is_whole else _tokens
+    count = counts.setdefault(one.model, functools.cache(one.engine.count_tokens)) if is_whole else _tokens
     costs = cost.costs(nodes, one.plan, count, recompute=one.trainer.gradient_checkpointing, pilot=pilot)
     total = 0.0
     for name in items or nodes:
+        # What another arm of the sweep makes stands, and is reckoned, with that arm.
+        if nodes[name].arm:
+            continue
         item = items.get(name)
         status = "compute"
         if item is not None:

@@ -69,7 +69,7 @@ def data_paths(data: str, files: Sequence[str], calf_files: Sequence[str]) -> li
     return [Path(data).expanduser() / name for name in files]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(resources.YAML_LOADER):
     """Safe YAML in which `!function name` is its name: nothing is imported."""
 
 

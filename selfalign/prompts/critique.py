@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from selfalign import resources
 from selfalign.errors import DataError
-from selfalign.prompts.texts import Assistant, exactly, fill, own_or_shared, read_yaml
+from selfalign.prompts.texts import Assistant, exactly, fill, own_or_shared
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def load_critique_layout(folder: str = "") -> CritiqueLayout:
     Raises DataError for missing, unknown or empty fields.
     """
     path = own_or_shared(folder, "prompts/critique.yaml")
-    content = exactly(CritiqueLayout, read_yaml(path), str(path))
+    content = exactly(CritiqueLayout, resources.read_yaml(path), str(path))
     given = content["exemplars"] or []
     rows = given if isinstance(given, list) else [given]
     shown = [exactly(CritiqueExemplar, row, f"{path}: exemplars") for row in rows]

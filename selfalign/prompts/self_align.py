@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from selfalign import resources
 from selfalign.principles import Exemplar, RuleSet, Turn, below, shown_citations, slug
-from selfalign.prompts.texts import Assistant, exactly, fill, read_yaml
+from selfalign.prompts.texts import Assistant, exactly, fill
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SelfAlignLayout:
 def load_layout(folder: str = "") -> SelfAlignLayout:
     """The layout `principles/<folder>/prompts/self_align.yaml`. Raises DataError for missing or unknown keys."""
     path = resources.find(f"{below(folder)}/prompts/self_align.yaml")
-    return SelfAlignLayout(**exactly(SelfAlignLayout, read_yaml(path), str(path)))
+    return SelfAlignLayout(**exactly(SelfAlignLayout, resources.read_yaml(path), str(path)))
 
 
 def citations_text(layout: SelfAlignLayout, rule_set: RuleSet, cites: Iterable[str]) -> str:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from selfalign import jsonl, resources
 from selfalign.errors import ConfigError, DataError, unknown
 from selfalign.principles import below
@@ -65,14 +63,6 @@ def own_or_shared(folder: str, relative: str) -> Path:
         return resources.find(f"{below(folder)}/{relative}")
     except ConfigError:
         return resources.find(f"{below('')}/{relative}")
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML file as plain values. Raises DataError where it is not YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: expected YAML, found a mistake: {' '.join(str(error).split())}; correct it") from None
 
 
 def exactly(kind: type, content: Any, where: str) -> dict[str, Any]:

@@ -275,10 +275,10 @@ def _tax(numbers: Numbers, folder: str) -> str:
         + f"""![verbose tax and answer length]({folder}/tax.svg)
 
 Means over {len(numbers["seeds"])} seeds of the quickstart, the difference with its 95 % t-interval over seeds. No setting
-was chosen by it, but the quickstart's settings decide it: they were chosen on seed 0, by the students' behaviour on a quarter of
-the held-out questions above, and `verbose_clone.min_characters` keeps from the clone most long answers that follow no rule (the
-funnel below counts them as `too_short`); without it, fewer of the clone's answers were governed. A score of which no seed gives
-a sound number has none here.
+was chosen by it, but the quickstart's settings and Calf's corpus decide it: they were chosen on single seeds, by the students'
+behaviour on held-out questions such as those above, and `verbose_clone.min_characters` keeps from the clone most long answers
+that follow no rule (the funnel below counts them as `too_short`); without it, fewer of the clone's answers were governed. A
+score of which no seed gives a sound number has none here.
 
 {_table(head, rows)}{reasons}"""
     )

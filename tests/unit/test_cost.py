@@ -35,12 +35,11 @@ def test_every_node_is_counted_and_rows_flow_from_one_to_the_next() -> None:
 
 def test_shared_tokens_are_those_of_the_prompt_that_would_be_sent() -> None:
     whole, less = composed("experiments=quickstart"), composed("experiments=quickstart", "principles.drop=[candor]")
-    for one in (whole, less):
-        assert costs(one)["responses"].shared_tokens == one.engine.count_tokens(one.self_align.arm()[3])
-    assert costs(less)["responses"].shared_tokens < costs(whole)["responses"].shared_tokens
-    assert {k: v for k, v in costs(less).items() if k == "instructions"} == {
-        k: v for k, v in costs(whole).items() if k == "instructions"
-    }
+    before, after = costs(whole), costs(less)
+    for one, found in ((whole, before), (less, after)):
+        assert found["responses"].shared_tokens == one.engine.count_tokens(one.self_align.arm()[3])
+    assert after["responses"].shared_tokens < before["responses"].shared_tokens
+    assert after["instructions"] == before["instructions"]
 
 
 def test_the_questions_of_the_evaluation_are_counted_as_they_are_asked() -> None:
