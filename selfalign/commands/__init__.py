@@ -1,9 +1,9 @@
 """The commands beside `run`, each a function of its arguments that returns the exit code; `cli.py` names them all."""
 
 from selfalign.commands.card import calf
-from selfalign.commands.outside import import_reference, tasks
+from selfalign.commands.outside import export, import_reference, tasks
 from selfalign.commands.planning import plan, prompt
 from selfalign.commands.rows import show
 from selfalign.commands.runs import report, sync, verify, why
 
-__all__ = ["calf", "import_reference", "plan", "prompt", "report", "show", "sync", "tasks", "verify", "why"]
+__all__ = ["calf", "export", "import_reference", "plan", "prompt", "report", "show", "sync", "tasks", "verify", "why"]

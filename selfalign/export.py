@@ -1,0 +1,265 @@
+"""A run's adapter, alone or merged into its base, as a folder that plain `peft`, `transformers` and vLLM load, with a model card.
+
+Merging rounds: a merged model's logits differ from those of base and adapter, and more so in half precision (peft issues 1388,
+1836 and 2502). So the folder is loaded again as a stranger would load it, and compared on texts that the model was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfalign import jsonl
+from selfalign.engines.huggingface import with_adapter
+from selfalign.engines.model import Dtype, ModelSettings, load_model, model_digest, model_folder, raw_tokenizer
+from selfalign.errors import DataError, SelfAlignError, unknown
+from selfalign.report import Run, load_run
+from selfalign.report.principle_use import rules_of
+from selfalign.report.scores import is_number
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+NODES = ("cloned", "engraved")
+"""Nodes that have an adapter, the last stage first."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+PROBES = 16
+"""Training texts on which a merged model is compared."""
+PROBE_TOKENS = 512
+"""Tokens of each, at most."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a merged model's logits differ from those of base and adapter, over all positions of some texts."""
+
+    max_difference: float
+    """Largest absolute difference of a logit."""
+    flips: int
+    """Positions at which another token is the likeliest one."""
+    positions: int
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    node: str
+    parity: Parity | None
+    """None for an adapter, which is copied to the byte."""
+
+
+def export(
+    run: Path,
+    out: Path | None = None,
+    *,
+    node: str = "",
+    merged: bool = False,
+    force: bool = False,
+    tolerance: float = 0.01,
+) -> Exported:
+    """Write a node's adapter, or the model that it and its base make, to `out` (default: `RUN/export/<node>`), with a card.
+
+    `tolerance` is the share of positions (0..1) at which a merged model may find another token the likeliest; `force` writes
+    it all the same. Raises SelfAlignError for a run without adapters, DataError for another base than the adapter's, a folder
+    that is there already, and a merged model beyond the tolerance.
+    """
+    one = load_run(run)
+    chosen, adapter = _adapter(one, node)
+    settings = _model(one)
+    _same_base(one, chosen, settings)
+    out = out or run / "export" / f"{chosen}{'-merged' if merged else ''}"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(
+            f"{out}: expected a new or empty folder, found one with files; give another with --to, or delete it"
+        )
+    partial = out.with_name(f".{out.name}-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name in TOKENIZER_FILES:
+            if (model_folder(settings) / name).is_file():
+                shutil.copy(model_folder(settings) / name, partial / name)
+        parity = None
+        if merged:
+            parity = _merge(one, chosen, settings, adapter, partial)
+            if parity.flips > tolerance * parity.positions and not force:
+                raise DataError(
+                    f"expected a merged model whose likeliest token is another in at most {tolerance:.1%} of positions, found "
+                    f"{parity.flips:,} of {parity.positions:,} (largest difference of a logit: {parity.max_difference:.3g}); "
+                    "export the adapter (without --merged), a model with a finer dtype, or take it all the same with --force"
+                )
+        else:
+            for name in ADAPTER_FILES:
+                shutil.copy(adapter / name, partial / name)
+        (partial / "README.md").write_text(card(one, chosen, parity, merged=merged), encoding="utf-8")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(out, chosen, parity)
+
+
+def _adapter(run: Run, node: str) -> tuple[str, Path]:
+    """The chosen node, else the last stage's, and its adapter's folder."""
+    there = {
+        one.name: one.folder / "adapter"
+        for one in run.nodes
+        if one.name in NODES and one.folder is not None and (one.folder / "adapter").is_dir()
+    }
+    if not there:
+        raise SelfAlignError(
+            f"{run.folder}: expected an adapter in one of {', '.join(NODES)}, found none; run with stages.engrave=true first"
+        )
+    if node and node not in there:
+        raise SelfAlignError(f"{run.folder}: {unknown('node with an adapter', node, there)}")
+    chosen = node or next(name for name in NODES if name in there)
+    return chosen, there[chosen]
+
+
+def _model(run: Run) -> ModelSettings:
+    found = run.config.get("model")
+    if not isinstance(found, Mapping):
+        raise DataError(
+            f"{run.folder}: expected config.yaml to say which model it trained, found nothing; run it again"
+        )
+    return ModelSettings(**{**found, "dtype": Dtype(found["dtype"])})
+
+
+def _same_base(run: Run, node: str, settings: ModelSettings) -> None:
+    """Raise DataError where the base model is no longer the one that the adapter was trained on."""
+    folder = next(one.folder for one in run.nodes if one.name == node)
+    assert folder is not None
+    engine = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["identity"].get("engine", {})
+    if engine.get("model", model_digest(model_folder(settings))) != model_digest(model_folder(settings)):
+        raise DataError(
+            f"{node}: expected the base model that it was trained on (digest {engine['model'][:12]}), found another in "
+            f"'{settings.path}' (digest {model_digest(model_folder(settings))[:12]}); put the old files back, or run again"
+        )
+
+
+def _merge(run: Run, node: str, settings: ModelSettings, adapter: Path, out: Path) -> Parity:
+    """Write the merged model, load it again, and compare it."""
+    import torch
+    from peft import PeftModel
+
+    folder = next(one.folder for one in run.nodes if one.name == node)
+    assert folder is not None
+    tokenizer = raw_tokenizer(model_folder(settings))
+    texts = [row["prompt"] + row["target"] for row in islice(jsonl.iterate(folder / "examples.jsonl"), PROBES)]
+    probes = [torch.tensor([tokenizer.encode(text).ids[:PROBE_TOKENS]]) for text in texts]
+    before = _logits(with_adapter(load_model(settings), adapter), probes)
+    whole = PeftModel.from_pretrained(load_model(settings), str(adapter)).merge_and_unload(safe_merge=True)
+    whole.save_pretrained(out)
+    after = _logits(load_model(ModelSettings(str(out), dtype=settings.dtype)), probes)
+    return Parity(
+        max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)),
+        sum(int((a.argmax(-1) != b.argmax(-1)).sum()) for a, b in zip(before, after, strict=True)),
+        sum(len(probe[0]) for probe in probes),
+    )
+
+
+def _logits(model: PreTrainedModel, probes: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The logits (positions, vocabulary) of each text, float32."""
+    import torch
+
+    with torch.inference_mode():
+        return [model(input_ids=probe).logits[0].float() for probe in probes]
+
+
+def push(folder: Path, name: str, *, private: bool = True) -> str:
+    """Upload an exported folder to the Hugging Face hub as `name` (owner/name); returns its address.
+
+    Signs in as `hf auth login` or HF_TOKEN say. Raises SelfAlignError with the hub's own words where it refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        api = HfApi()
+        address = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=str(folder))
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise SelfAlignError(
+            f"expected the hub to take '{name}', found: {str(error).splitlines()[0]}; sign in with `hf auth login` and give "
+            "owner/name; the folder itself is complete"
+        ) from None
+    return str(address)
+
+
+# -------------------------------------------------------------------------------------------------------------- card
+
+
+def card(run: Run, node: str, parity: Parity | None, *, merged: bool) -> str:
+    """The model card in Markdown: what it is, how it was made, what it was trained on, what it scored, what may be done with it."""
+    model, rules = run.config.get("model", {}), rules_of(run.config)
+    base = str(model.get("path", "unknown")) if isinstance(model, Mapping) else str(model)
+    name = Path(base).name if base.startswith(("/", "~", ".")) else base
+    arguments = run.manifest.get("arguments") or []
+    command = shlex.join(["selfalign", "run", *map(str, arguments)])
+    kind = "merged weights" if merged else "a LoRA adapter"
+    stage = "verbose cloning (stage 4)" if node == "cloned" else "principle engraving (stage 3)"
+    dropped = f" Left out: {', '.join(rules.dropped)}." if rules.dropped else ""
+    rows = [
+        f"| {one.name} | {one.rows_in:,} | {one.kept:,} | {', '.join(f'{why} {n:,}' for why, n in one.dropped.items()) or 'none'} |"
+        for one in run.nodes
+        if one.rows_in is not None and not one.name.startswith("scores_")
+    ]
+    scores = [
+        f"| {score.task} | {score.protocol} | {score.metric} | {score.value:.4g} ± {score.stderr:.2g} | {score.n:,} |"
+        for score in run.scores
+        if score.subject == node and is_number(score) and score.stderr is not None
+    ]
+    head = ["| task | protocol | metric | value | n |", "| --- | --- | --- | --- | --- |"]
+    scored = "\n".join([*head, *scores]) if scores else "It was not scored in this run."
+    measured = (
+        f"\nMerged and loaded again, it differs from base and adapter by at most {parity.max_difference:.3g} in a logit, and finds "
+        f"another token the likeliest in {parity.flips:,} of {parity.positions:,} positions of its training texts.\n"
+        if parity
+        else ""
+    )
+    return f"""---
+base_model: {name}
+library_name: {"transformers" if merged else "peft"}
+tags: [selfalign]
+---
+
+# {run.name}: {node}
+
+{kind[0].upper()}{kind[1:]} after {stage} of SELF-ALIGN (Sun et al. 2023, arXiv:2305.03047), on the base model `{name}`.
+{measured}
+## How it was made
+
+`{command}` with selfalign {run.manifest.get("selfalign", "")}, run `{run.run_id}`. Principles shown when the answers were
+written: {", ".join(rules.shown) or "none"}.{dropped}
+
+## What it was trained on
+
+Texts that the base model wrote itself; no human answer was used. A dropped row stays in the run with its reason.
+
+| result | in | kept | dropped, by reason |
+| --- | --- | --- | --- |
+{chr(10).join(rows)}
+
+## What it scored
+
+{scored}
+
+## Licence
+
+The licence of the base model holds for what is derived from it, these weights included; read it before you pass them on. The
+texts that were trained on are outputs of that model. selfalign's own texts are under Apache-2.0; a set of principles or
+exemplars that was imported keeps its own licence.
+"""
