@@ -25,6 +25,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign report RUN...               compare runs: terminal table and one HTML file
   selfalign verify RUN...               re-derive every score from stored items; exit 1 on any mismatch
   selfalign sync RUN...                 push offline W&B runs, once
+  selfalign chat RUN                    talk to its models in the terminal: base, engraved and cloned
   selfalign export RUN                  its adapter or --merged model with a card, as a folder for peft, transformers, vLLM
   selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
   selfalign calf card                   measure the embedded model and write its page, docs/calf.md
@@ -193,6 +194,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _command("report"),
     "verify": _command("verify"),
     "sync": _command("sync"),
+    "chat": _command("chat"),
     "export": _command("export"),
     "import": _command("import_reference"),
     "calf": _command("calf"),

@@ -76,8 +76,8 @@ def export(
     """
     one = load_run(run)
     chosen, adapter = _adapter(one, node)
-    settings = _model(one)
-    _same_base(one, chosen, settings)
+    settings = model_of(one)
+    check_base(one, chosen, settings)
     out = out or run / "export" / f"{chosen}{'-merged' if merged else ''}"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
@@ -112,24 +112,14 @@ def export(
     return Exported(out, chosen, parity)
 
 
-def _adapter(run: Run, node: str) -> tuple[str, Path]:
-    """The chosen node, else the last stage's, and its adapter's folder."""
-    there = {
-        one.name: one.folder / "adapter"
-        for one in run.nodes
-        if one.name in NODES and one.folder is not None and (one.folder / "adapter").is_dir()
-    }
-    if not there:
-        raise SelfAlignError(
-            f"{run.folder}: expected an adapter in one of {', '.join(NODES)}, found none; run with stages.engrave=true first"
-        )
-    if node and node not in there:
-        raise SelfAlignError(f"{run.folder}: {unknown('node with an adapter', node, there)}")
-    chosen = node or next(name for name in NODES if name in there)
-    return chosen, there[chosen]
+def adapters_of(run: Run) -> dict[str, Path]:
+    """Node -> its adapter's folder, the last stage first; empty where the run has trained nothing."""
+    folders = {one.name: one.folder / "adapter" for one in run.nodes if one.folder is not None}
+    return {name: folders[name] for name in NODES if name in folders and folders[name].is_dir()}
 
 
-def _model(run: Run) -> ModelSettings:
+def model_of(run: Run) -> ModelSettings:
+    """The base model of a run. Raises DataError where its configuration is missing."""
     found = run.config.get("model")
     if not isinstance(found, Mapping):
         raise DataError(
@@ -138,7 +128,20 @@ def _model(run: Run) -> ModelSettings:
     return ModelSettings(**{**found, "dtype": Dtype(found["dtype"])})
 
 
-def _same_base(run: Run, node: str, settings: ModelSettings) -> None:
+def _adapter(run: Run, node: str) -> tuple[str, Path]:
+    """The chosen node, else the last stage's, and its adapter's folder."""
+    there = adapters_of(run)
+    if not there:
+        raise SelfAlignError(
+            f"{run.folder}: expected an adapter in one of {', '.join(NODES)}, found none; run with stages.engrave=true first"
+        )
+    if node and node not in there:
+        raise SelfAlignError(f"{run.folder}: {unknown('node with an adapter', node, there)}")
+    chosen = node or next(iter(there))
+    return chosen, there[chosen]
+
+
+def check_base(run: Run, node: str, settings: ModelSettings) -> None:
     """Raise DataError where the base model is no longer the one that the adapter was trained on."""
     folder = next(one.folder for one in run.nodes if one.name == node)
     assert folder is not None

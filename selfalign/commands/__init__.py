@@ -4,6 +4,19 @@ from selfalign.commands.card import calf
 from selfalign.commands.outside import export, import_reference, tasks
 from selfalign.commands.planning import plan, prompt
 from selfalign.commands.rows import show
-from selfalign.commands.runs import report, sync, verify, why
+from selfalign.commands.runs import chat, report, sync, verify, why
 
-__all__ = ["calf", "export", "import_reference", "plan", "prompt", "report", "show", "sync", "tasks", "verify", "why"]
+__all__ = [
+    "calf",
+    "chat",
+    "export",
+    "import_reference",
+    "plan",
+    "prompt",
+    "report",
+    "show",
+    "sync",
+    "tasks",
+    "verify",
+    "why",
+]

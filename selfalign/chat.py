@@ -1,0 +1,246 @@
+"""A talk with a run's models in the terminal: base, engraved and cloned on one loaded base, in the layout they were trained in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from selfalign import prompts
+from selfalign.engines.model import ModelSettings, load_model, load_tokenizer, model_context_length
+from selfalign.errors import ConfigError, SelfAlignError, unknown
+from selfalign.export import adapters_of, check_base, model_of
+from selfalign.prompts import Assistant
+from selfalign.report import Run
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+BASE = "base"
+HELP = """\
+/stage NAME    who answers: {stages}; `all` lets them answer one below the other
+/base          the same as /stage base
+/system TEXT   another text before the conversation: a name in principles/prompts/, or the text itself; /system alone shows it
+/reset         forget what was said
+/help  /quit   Ctrl-C stops an answer, Ctrl-D ends the talk"""
+
+
+@dataclass
+class Conversation:
+    """What was said, and the prompt that it makes."""
+
+    meta: str
+    """The text before the first question; its placeholders are filled, and it ends in an open user heading."""
+    assistant: Assistant
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    """Question and answer of each turn."""
+
+    def prompt(self, question: str, count_tokens: Callable[[str], int], room: int) -> tuple[str, int]:
+        """The prompt of the next question, with as many of the last turns as leave it at most `room` tokens, and how many
+        turns were left out.
+
+        Raises SelfAlignError where the question alone is too long.
+        """
+        for left_out in range(len(self.turns) + 1):
+            text = self.meta
+            for asked, answer in self.turns[left_out:]:
+                text = prompts.chat_prompt(text, self.assistant, asked) + prompts.chat_target(answer).removesuffix("\n")
+            text = prompts.chat_prompt(text, self.assistant, question)
+            tokens = count_tokens(text)
+            if tokens <= room:
+                return text, left_out
+        raise SelfAlignError(
+            f"expected a question that leaves the prompt at most {room} tokens, found {tokens}; ask a shorter one, or take a "
+            "shorter /system text"
+        )
+
+
+def settled(text: str, stops: Sequence[str]) -> str:
+    """The part of a text that no stop string can still take back: up to the first stop, or to what may be its beginning."""
+    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+    if found:
+        return text[: min(found)]
+    open_ends = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+    return text[: len(text) - max(open_ends, default=0)]
+
+
+class Speakers:
+    """A run's models on one loaded base model."""
+
+    def __init__(self, run: Run, device: str = "auto") -> None:
+        """Load the base model, and every adapter of the run on top. Raises DataError for another base than they were trained on."""
+        import torch
+        from peft import PeftModel
+
+        self.settings: ModelSettings = model_of(run)
+        self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(self.settings)
+        adapters = adapters_of(run)
+        for name in adapters:
+            check_base(run, name, self.settings)
+        model: Any = load_model(self.settings)
+        for name, folder in adapters.items():
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name)
+            else:
+                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model: PreTrainedModel | PeftModel = model.to(device).eval()
+        self.names = [BASE, *reversed(adapters)]
+        """Who can answer, the last stage last."""
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text as a prompt."""
+        return len(self.tokenizer(text).input_ids)
+
+    @contextlib.contextmanager
+    def _as(self, name: str) -> Iterator[None]:
+        if name == BASE:
+            with self.model.disable_adapter() if len(self.names) > 1 else contextlib.nullcontext():  # type: ignore[union-attr]
+                yield
+        else:
+            self.model.set_adapter(name)
+            yield
+
+    def answer(
+        self, name: str, prompt: str, say: Callable[[str], None], *, max_new_tokens: int, temperature: float, seed: int
+    ) -> str:
+        """One model's answer, given to `say` piece by piece as it is written; ends before the next heading."""
+        import torch
+        from transformers import StoppingCriteriaList, StopStringCriteria
+
+        stops = prompts.CHAT_STOPS
+        encoded = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
+        streamer = _Streamer(self.tokenizer, int(encoded.input_ids.shape[1]), stops, say)
+        drawn: dict[str, Any] = (
+            {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        )
+        with self._as(name), torch.inference_mode(), torch.random.fork_rng():
+            # transformers' `generate` draws from the global generator alone; it is put back behind this block.
+            torch.manual_seed(seed)  # noqa: TID251
+            self.model.generate(
+                input_ids=encoded.input_ids,
+                attention_mask=encoded.attention_mask,
+                max_new_tokens=max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([StopStringCriteria(self.tokenizer, list(stops))]),
+                streamer=streamer,
+                pad_token_id=self.tokenizer.pad_token_id,
+                **drawn,
+            )
+        return streamer.text
+
+
+class _Streamer:
+    """What transformers' `generate` gives its tokens to, one by one: passes on the text that is settled."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, prompt_tokens: int, stops: Sequence[str], say: Callable[[str], None]
+    ) -> None:
+        self.tokenizer, self.stops, self.say = tokenizer, stops, say
+        self.left, self.tokens, self.text = prompt_tokens, list[int](), ""
+
+    def put(self, value: Any) -> None:
+        """Tokens of the prompt at first, then one at a time."""
+        tokens = value.flatten().tolist()
+        if self.left > 0:
+            self.left -= len(tokens)
+            return
+        self.tokens += tokens
+        self._show(settled(self._whole(), self.stops))
+
+    def end(self) -> None:
+        """No stop string can come any more."""
+        text = self._whole()
+        found = [at for at in (text.find(stop) for stop in self.stops) if at >= 0]
+        self._show(text[: min(found)] if found else text)
+        self.text = self.text.strip()
+
+    def _whole(self) -> str:
+        # Half a character of several bytes is decoded as a replacement character, until its other half is there.
+        return self.tokenizer.decode(self.tokens, skip_special_tokens=True).rstrip("\ufffd").lstrip()
+
+    def _show(self, text: str) -> None:
+        if len(text) > len(self.text) and text.startswith(self.text):
+            self.say(text[len(self.text) :])
+            self.text = text
+
+
+def talk(
+    run: Run,
+    speakers: Speakers,
+    lines: Iterator[str],
+    say: Callable[[str], None],
+    *,
+    stage: str = "",
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    seed: int = 0,
+) -> None:
+    """Answer each line until there are no more; lines that begin with a slash are orders (`HELP`)."""
+    assistant = Assistant(**run.config.get("assistant", {}))
+    texts = str(run.config.get("texts") or "")
+    conversation = Conversation(_system("standard", texts, assistant), assistant)
+    who = _chosen(stage or speakers.names[-1], speakers.names)
+    room = model_context_length(speakers.settings) - max_new_tokens
+    for number, line in enumerate(lines):
+        order, _, rest = line.strip().partition(" ")
+        if not order:
+            continue
+        if order == "/quit":
+            return
+        try:
+            if order == "/reset":
+                conversation.turns.clear()
+            elif order == "/base":
+                who = [BASE]
+            elif order == "/stage":
+                who = _chosen(rest.strip(), speakers.names)
+            elif order == "/system":
+                if rest.strip():
+                    conversation = Conversation(_system(rest.strip(), texts, assistant), assistant)
+                say(conversation.meta + "\n")
+            elif order.startswith("/"):
+                say(HELP.format(stages=", ".join(speakers.names)) + "\n")
+            else:
+                prompt, left_out = conversation.prompt(line.strip(), speakers.count_tokens, room)
+                if left_out:
+                    say(f"(the first {left_out} of {len(conversation.turns)} turns no longer fit)\n")
+                answer = ""
+                for name in who:
+                    say(f"[{name}] ")
+                    # Another model on the same question draws the same numbers.
+                    with contextlib.suppress(KeyboardInterrupt):
+                        answer = speakers.answer(
+                            name,
+                            prompt,
+                            say,
+                            max_new_tokens=max_new_tokens,
+                            temperature=temperature,
+                            seed=seed + number,
+                        )
+                    say("\n")
+                # Of several answers the last stage's is the one that the talk goes on with.
+                conversation.turns.append((line.strip(), answer))
+        except SelfAlignError as error:
+            say(f"{error}\n")
+
+
+def _chosen(name: str, names: Sequence[str]) -> list[str]:
+    if name == "all":
+        return list(names)
+    if name not in names:
+        raise SelfAlignError(f"/stage: {unknown('stage', name, [*names, 'all'])}")
+    return [name]
+
+
+def _system(text: str, texts: str, assistant: Assistant) -> str:
+    """A text of `principles/prompts/` by its name; any other text as it is, with an open user heading behind it."""
+    try:
+        meta = prompts.load_text(text, texts)
+    except ConfigError:
+        if " " not in text:
+            raise
+        meta = f"{text}\n\n### User"
+    return prompts.fill(meta, assistant)
