@@ -25,6 +25,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign report RUN...               compare runs: terminal table and one HTML file
   selfalign verify RUN...               re-derive every score from stored items; exit 1 on any mismatch
   selfalign sync RUN...                 push offline W&B runs, once
+  selfalign serve-command RUN           the vLLM command that serves a run's base model and adapters
   selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
   selfalign calf card                   measure the embedded model and write its page, docs/calf.md
   selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
@@ -192,6 +193,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _command("report"),
     "verify": _command("verify"),
     "sync": _command("sync"),
+    "serve-command": _command("serve_command"),
     "import": _command("import_reference"),
     "calf": _command("calf"),
     "tasks": _command("tasks"),

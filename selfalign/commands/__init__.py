@@ -4,6 +4,18 @@ from selfalign.commands.card import calf
 from selfalign.commands.outside import import_reference, tasks
 from selfalign.commands.planning import plan, prompt
 from selfalign.commands.rows import show
-from selfalign.commands.runs import report, sync, verify, why
+from selfalign.commands.runs import report, serve_command, sync, verify, why
 
-__all__ = ["calf", "import_reference", "plan", "prompt", "report", "show", "sync", "tasks", "verify", "why"]
+__all__ = [
+    "calf",
+    "import_reference",
+    "plan",
+    "prompt",
+    "report",
+    "serve_command",
+    "show",
+    "sync",
+    "tasks",
+    "verify",
+    "why",
+]

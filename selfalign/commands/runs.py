@@ -1,15 +1,20 @@
-"""`why`, `report`, `verify`, `sync`: what is done with runs that are there."""
+"""`why`, `report`, `verify`, `sync`, `serve-command`: what is done with runs that are there."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from selfalign import jsonl
 from selfalign.artifacts import MANIFEST, Store
 from selfalign.commands.arguments import new_parser, nodes_of, read_manifest
+from selfalign.engines import serving
+from selfalign.engines.model import Dtype, ModelSettings
 from selfalign.identity import differences
 from selfalign.runner import resolve_run
 
@@ -139,4 +144,28 @@ def sync(arguments: list[str]) -> int:
 
     for line in tracking.sync([resolve_run(name, Path(given.runs)) for name in given.run]):
         print(line)
+    return 0
+
+
+ADAPTERS = ("engraved", "cloned")
+"""Nodes of a run whose results are adapters on the base model."""
+
+
+def serve_command(arguments: list[str]) -> int:
+    """The command by which vLLM serves a run's base model, and its adapters under names that hold their digests."""
+    parser = new_parser(
+        "serve-command",
+        "Print the vLLM command that serves a run's base model and its adapters (engraved, cloned), for engine=openai_api.",
+    )
+    parser.add_argument("run", help="run folder, or its name in runs/")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    given = parser.parse_args(arguments)
+    folder = resolve_run(given.run, Path(given.runs))
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    model = ModelSettings(**{**config["model"], "dtype": Dtype(config["model"]["dtype"])})
+    served = config["engine"].get("served_model") or serving.default_name(model)
+    nodes = nodes_of(folder, None)
+    done = [nodes[name] for name in ADAPTERS if nodes.get(name, {}).get("status") in ("computed", "reused")]
+    adapters = [Path(entry["path"]) / "adapter" for entry in done]
+    print(shlex.join(serving.serve_command(model, served, adapters)))
     return 0
