@@ -27,6 +27,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign sync RUN...                 push offline W&B runs, once
   selfalign chat RUN                    talk to its models in the terminal: base, engraved and cloned
   selfalign export RUN                  its adapter or --merged model with a card, as a folder for peft, transformers, vLLM
+  selfalign serve-command RUN           the vLLM command that serves a run's base model and adapters
   selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
   selfalign calf card                   measure the embedded model and write its page, docs/calf.md
   selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
@@ -196,6 +197,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sync": _command("sync"),
     "chat": _command("chat"),
     "export": _command("export"),
+    "serve-command": _command("serve_command"),
     "import": _command("import_reference"),
     "calf": _command("calf"),
     "tasks": _command("tasks"),

@@ -292,7 +292,9 @@ def fitting(experiment: Experiment, nodes: dict[str, Node]) -> tuple[dict[str, N
 
 def problems(experiment: Experiment) -> list[str]:
     """Everything that is wrong with an experiment, found before any model is loaded; empty where nothing is."""
-    found = [f"model: {problem}" for problem in model_problems(experiment.model)]
+    # Whether generation needs the weights, its engine says below; training always does.
+    model = model_problems(experiment.model, weights=experiment.stages.engrave)
+    found = [f"model: {problem}" for problem in model]
     found += _wiring_problems(experiment)
     found += [f"tracking: {problem}" for problem in tracking_problems(experiment.tracking)]
     found += [f"evaluation: {problem}" for problem in evaluation_problems(experiment.evaluation)]

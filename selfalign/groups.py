@@ -26,11 +26,12 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from selfalign import experiment, resources
 from selfalign.engines.huggingface import HuggingFace
+from selfalign.engines.openai_api import OpenAIApi
 from selfalign.engines.scripted import Scripted
 from selfalign.errors import ConfigError, did_you_mean, unknown
 from selfalign.experiment import Experiment
 
-ENGINES = {"huggingface": HuggingFace, "scripted": Scripted}
+ENGINES = {"huggingface": HuggingFace, "openai_api": OpenAIApi, "scripted": Scripted}
 """The engine of each choice of `engine=`: the dataclass whose fields are its settings."""
 
 

@@ -1,10 +1,11 @@
 """The commands beside `run`, each a function of its arguments that returns the exit code; `cli.py` names them all."""
 
 from selfalign.commands.card import calf
-from selfalign.commands.outside import export, import_reference, tasks
+from selfalign.commands.models import chat, export, serve_command
+from selfalign.commands.outside import import_reference, tasks
 from selfalign.commands.planning import plan, prompt
 from selfalign.commands.rows import show
-from selfalign.commands.runs import chat, report, sync, verify, why
+from selfalign.commands.runs import report, sync, verify, why
 
 __all__ = [
     "calf",
@@ -14,6 +15,7 @@ __all__ = [
     "plan",
     "prompt",
     "report",
+    "serve_command",
     "show",
     "sync",
     "tasks",

@@ -142,7 +142,16 @@ def _tokens(text: str) -> int:
 
 
 def _parameters(one: Experiment) -> float:
-    return one.plan.parameters or float(parameter_count(model_folder(one.model)))
+    """Parameters of the model: the setting, else those of its weights. Raises ConfigError where neither is there."""
+    found = one.plan.parameters or float(parameter_count(model_folder(one.model, weights=False)))
+    if not found:
+        raise ConfigError(
+            [
+                f"plan.parameters: expected the size of a model whose weights are not here ({one.model.path}), found 0; set "
+                "it, as in plan.parameters=7e9"
+            ]
+        )
+    return found
 
 
 def _prompt_tokens(stage: Any, count: Callable[[str], int]) -> str:

@@ -1,17 +1,15 @@
-"""`why`, `report`, `verify`, `sync`, `chat`: what is done with runs that are there."""
+"""`why`, `report`, `verify`, `sync`: what is done with runs that are there."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from selfalign import jsonl
 from selfalign.artifacts import MANIFEST, Store
-from selfalign.commands.arguments import new_parser, nodes_of, positive_number, read_manifest, whole_number
+from selfalign.commands.arguments import new_parser, nodes_of, read_manifest
 from selfalign.identity import differences
 from selfalign.runner import resolve_run
 
@@ -142,52 +140,3 @@ def sync(arguments: list[str]) -> int:
     for line in tracking.sync([resolve_run(name, Path(given.runs)) for name in given.run]):
         print(line)
     return 0
-
-
-def chat(arguments: list[str]) -> int:
-    """A talk with the models of a run: base, engraved, cloned."""
-    parser = new_parser("chat", "Talk to a run's models in the terminal; /help there lists the orders.")
-    parser.add_argument("run", help="run folder, or its name in runs/")
-    parser.add_argument(
-        "--stage", default="", help="base, engraved, cloned, or all of them (default: the last that the run has)"
-    )
-    parser.add_argument(
-        "--temperature", type=float, default=0.7, help="0 takes the likeliest token (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=positive_number, default=256, help="of one answer (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=whole_number, default=0, help="of what is drawn (default: %(default)s)")
-    parser.add_argument("--runs", default="runs", help="folder of the run folders")
-    given = parser.parse_args(arguments)
-    from selfalign import chat as chats
-    from selfalign.report import load_run
-
-    run = load_run(resolve_run(given.run, Path(given.runs)))
-    speakers = chats.Speakers(run)
-    is_terminal = sys.stdin.isatty()
-    if is_terminal:
-        print(f"{', '.join(speakers.names)} of {run.run_id}; /help lists the orders, Ctrl-D ends", file=sys.stderr)
-    chats.talk(
-        run,
-        speakers,
-        _typed() if is_terminal else iter(sys.stdin),
-        lambda text: print(text, end="", flush=True),
-        stage=given.stage,
-        max_new_tokens=given.max_new_tokens,
-        temperature=given.temperature,
-        seed=given.seed,
-    )
-    return 0
-
-
-def _typed() -> Iterator[str]:
-    """Lines from the terminal, with history and line editing where Python has them, until Ctrl-D."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - `input` uses it once it is there
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            print()
-            return

@@ -29,7 +29,9 @@ from selfalign.engines.model import (
     raw_tokenizer,
     special_tokens,
 )
-from selfalign.errors import ConfigError, DataError, StageError
+from selfalign.engines.serving import check_adapter
+from selfalign.engines.tokens import end_tokens, first_token, pair_tokens, token_budget
+from selfalign.errors import ConfigError, StageError
 from selfalign.identity import transient
 from selfalign.threads import torch_threads
 
@@ -134,9 +136,7 @@ class HuggingFace:
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """The model with a LoRA adapter's layers put in, for inference. Raises DataError where the folder holds none."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / name).is_file():
-            raise DataError(f"{adapter}: expected a PEFT adapter, found no {name} in it; give an adapter's folder")
+    check_adapter(adapter)
     from peft import PeftModel
 
     with warnings.catch_warnings():
@@ -159,8 +159,9 @@ class HuggingFaceEngine:
         self._batches = Batches(model)
         if not self._batches.shares:
             log.info("%s: prefixes are copied into every row, not shared", model.config.model_type)
-        self._ends = _end_tokens(model, self._tokenizer, special_tokens(folder))
-        self._first = _first_token(model, self._tokenizer, special_tokens(folder), self._ends)
+        special = special_tokens(folder)
+        self._ends = end_tokens(getattr(model.generation_config, "eos_token_id", None), self._tokenizer, special)
+        self._first = first_token(model.config.bos_token_id, self._tokenizer, special, self._ends)
         self._vocabulary = Vocabulary(self._tokenizer, self._ends)
 
     def count_tokens(self, text: str) -> int:
@@ -205,18 +206,7 @@ class HuggingFaceEngine:
     def _row(self, request: GenerateRequest) -> _Row:
         """A request's tokens and budget. Raises StageError where the prompt leaves no room or the request is bad."""
         prompt = self._tokenizer.encode(request.prompt).ids or [self._first]
-        room = self.context_length - len(prompt)
-        if room < 1:
-            raise StageError(
-                f"request '{request.id}': expected a prompt of at most {self.context_length - 1} tokens, found "
-                f"{len(prompt)} (context window {self.context_length}); shorten the prompt or take another model"
-            )
-        if request.sampling.max_new_tokens < 1 or "" in request.stop:
-            raise StageError(
-                f"request '{request.id}': expected max_new_tokens >= 1 and no empty stop string, found "
-                f"max_new_tokens={request.sampling.max_new_tokens}, stop={request.stop}; correct the request"
-            )
-        return _Row(request, self._tokenizer, prompt, min(room, request.most_tokens()))
+        return _Row(request, self._tokenizer, prompt, token_budget(request, len(prompt), self.context_length))
 
     def _check_numbers(self, logits: torch.Tensor, rows: list[_Row]) -> None:
         """Raise StageError naming the first unfinished row whose logits hold NaN: nothing can be drawn from them."""
@@ -257,10 +247,8 @@ class HuggingFaceEngine:
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result per request, in their order, all computed when the first one is asked for.
 
-        Trailing whitespace of a context moves to the continuation (lm-eval's rule). Where the tokens of both texts
-        together start with the context's tokens, the continuation has the rest of them; else, where a token spans the
-        border, both are tokenised apart. An empty context is the model's first token. Raises StageError for a
-        continuation that is empty or longer than the context window.
+        `pair_tokens` says where the continuation begins. Raises StageError for one that is empty or longer than the
+        context window.
         """
         items = [self._item(request) for request in requests]
         contexts: dict[Tokens, list[_Item]] = {}
@@ -272,23 +260,9 @@ class HuggingFaceEngine:
 
     def _item(self, request: ScoreRequest) -> _Item:
         """A request's tokens, cut from the left to the context window."""
-        context_text = request.context.rstrip()
-        moved = request.context[len(context_text) :] + request.continuation
-        context = self._tokenizer.encode(context_text).ids if context_text else []
-        whole = self._tokenizer.encode(context_text + moved).ids
-        if context and whole[: len(context)] == context:
-            continuation = whole[len(context) :]
-        else:
-            continuation = self._tokenizer.encode(moved, add_special_tokens=False).ids
-        context = context or [self._first]
-        if not continuation or len(continuation) > self.context_length:
-            raise StageError(
-                f"request '{request.id}': expected a continuation of 1 to {self.context_length} tokens (the context "
-                f"window), found {len(continuation)}; correct the request"
-            )
         # The last token is only predicted, never read.
-        cut = max(0, len(context) + len(continuation) - 1 - self.context_length)
-        return _Item(request, tuple(context[cut:]), tuple(continuation), cut)
+        window = self.context_length + 1
+        return _Item(request, *pair_tokens(request, self._tokenizer, self._first, self.context_length, window))
 
     def _score_batches(self, contexts: list[Tokens]) -> Iterator[tuple[Tokens, list[Tokens]]]:
         """Prefix and contexts of every batch: families that start alike share a prefix, long contexts come first."""
@@ -421,18 +395,3 @@ def _common(rows: Sequence[list[int]] | Sequence[tuple[int, ...]]) -> int:
     # Between the smallest and the largest row in lexical order lie all others, with at least their common start.
     first, last = min(rows), max(rows)
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: Tokenizer, special: Mapping[str, str]) -> frozenset[int]:
-    """Ids that end a text: those of the model's generation settings and the tokenizer's end token."""
-    named = getattr(model.generation_config, "eos_token_id", None)
-    ids = [named] if isinstance(named, int) else list(named or [])
-    own = tokenizer.token_to_id(special["eos_token"]) if "eos_token" in special else None
-    return frozenset([*ids, *([own] if own is not None else [])])
-
-
-def _first_token(model: PreTrainedModel, tokenizer: Tokenizer, special: Mapping[str, str], ends: frozenset[int]) -> int:
-    """The id that stands for an empty prompt: the beginning-of-text token, else an end token (documents end there)."""
-    own = tokenizer.token_to_id(special["bos_token"]) if "bos_token" in special else None
-    ids = [i for i in (own, model.config.bos_token_id, *sorted(ends)) if isinstance(i, int)]
-    return ids[0] if ids else 0

@@ -35,15 +35,15 @@ TINY_RANDOM = "tiny_random"
 """A two-layer random Llama over bytes, written on first use: it writes noise, quickly."""
 TINY_RANDOM_VERSION = 1
 """Part of the folder's name: raise it when the recipe changes."""
-CONTENT = (
+DESCRIPTION = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
 )
+"""The files of a model's folder that say what it is: all that is needed where another machine computes."""
+CONTENT = (*DESCRIPTION, "*.safetensors", "*.safetensors.index.json")
 """The files that results depend on; the only ones that are fetched from a hub."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -70,9 +70,10 @@ class ModelSettings:
     """Number format: float32 is exact and the default on CPU, bfloat16 halves memory and suits GPUs."""
 
 
-def model_folder(settings: ModelSettings) -> Path:
+def model_folder(settings: ModelSettings, *, weights: bool = True) -> Path:
     """The local folder of the model: writes `tiny_random` or fetches a hub model where it is not there yet.
 
+    Without `weights` only the small files of a hub model are fetched: tokenizer and configuration.
     Raises ConfigError for an empty path, a folder that does not exist and a hub model that cannot be fetched.
     """
     if settings.path == TINY_RANDOM:
@@ -83,7 +84,7 @@ def model_folder(settings: ModelSettings) -> Path:
     if settings.path and folder.is_dir():
         return folder
     if settings.path and HUB_NAME.fullmatch(settings.path):
-        return _from_hub(settings.path, settings.revision)
+        return _from_hub(settings.path, settings.revision, weights)
     raise ConfigError([_missing(settings.path)])
 
 
@@ -116,14 +117,17 @@ def _offline() -> bool:
 
 
 @functools.lru_cache(maxsize=16)
-def _from_hub(name: str, revision: str) -> Path:
+def _from_hub(name: str, revision: str, weights: bool) -> Path:
     """The hub model's snapshot on this disk, fetched where it is not there. Raises ConfigError where it cannot be."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=list(CONTENT), local_files_only=_offline()
+            name,
+            revision=revision or None,
+            allow_patterns=list(CONTENT if weights else DESCRIPTION),
+            local_files_only=_offline(),
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision!r}" if revision else ""
@@ -137,8 +141,9 @@ def _from_hub(name: str, revision: str) -> Path:
     return Path(folder)
 
 
-def model_problems(settings: ModelSettings) -> list[str]:
-    """What is wrong with a model, found without loading it: nothing there, no config, no tokenizer, no safetensors.
+def model_problems(settings: ModelSettings, *, weights: bool = True) -> list[str]:
+    """What is wrong with a model, found without loading it: nothing there, no config, no tokenizer, no safetensors
+    (where `weights` are needed).
 
     A hub model that is not on this disk is looked for only when it is opened, unless HF_HUB_OFFLINE is set.
     """
@@ -147,7 +152,7 @@ def model_problems(settings: ModelSettings) -> list[str]:
     if not local and HUB_NAME.fullmatch(path) and not _offline():
         return []
     try:
-        folder = model_folder(settings)
+        folder = model_folder(settings, weights=weights)
     except ConfigError as error:
         return error.problems
     problems = []
@@ -158,7 +163,7 @@ def model_problems(settings: ModelSettings) -> list[str]:
             f"model.path: expected a tokenizer.json in {folder}, found none; write one with "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         pickled = next((file.name for file in sorted(folder.glob("*.bin"))), "")
         found = f"found only {pickled}, which is a pickle and can run code" if pickled else "found no weights"
         problems.append(
@@ -180,13 +185,13 @@ def model_problems(settings: ModelSettings) -> list[str]:
 _digests: dict[tuple[str, int, int], str] = {}
 
 
-def model_digest(folder: Path) -> str:
-    """sha256 (64 hex digits) over names and contents of the files that results depend on: config, tokenizer, weights.
+def model_digest(folder: Path, *, weights: bool = True) -> str:
+    """sha256 (64 hex digits) over names and contents of the files that results depend on: config, tokenizer, `weights`.
 
     A file is read once per process for as long as its size and time stay the same.
     """
     content = {}
-    for path in sorted({path for pattern in CONTENT for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in (CONTENT if weights else DESCRIPTION) for path in folder.glob(pattern)}):
         state = path.stat()
         key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
         if key not in _digests:
@@ -214,11 +219,11 @@ def _own_context_length(folder: Path) -> int:
     return next((int(config[name]) for name in names if config.get(name)), 0)
 
 
-def model_context_length(settings: ModelSettings) -> int:
+def model_context_length(settings: ModelSettings, *, weights: bool = True) -> int:
     """Context window in tokens: the setting, else the model's own. Raises ConfigError where neither is there."""
-    length = settings.context_length or _own_context_length(model_folder(settings))
+    length = settings.context_length or _own_context_length(model_folder(settings, weights=weights))
     if not length:
-        raise ConfigError(model_problems(settings))
+        raise ConfigError(model_problems(settings, weights=weights))
     return length
 
 

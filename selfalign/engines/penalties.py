@@ -62,16 +62,22 @@ class Vocabulary:
         Raises StageError naming the request whose bias is on a text without tokens, and one with a value that is no
         finite number.
         """
-        if not any(request.sampling.logit_bias or _weights(request.sampling.ngram_penalty) for request in requests):
+        if not any(request.sampling.logit_bias or weights(request.sampling.ngram_penalty) for request in requests):
             return None
         return Shifts([self._row(request) for request in requests])
 
     def _row(self, request: GenerateRequest) -> _Row:
         """One request's shifts before it has written anything."""
-        sampling = request.sampling
-        _check_finite(request.id, sampling)
+        bias = self.bias(request)
+        penalty = request.sampling.ngram_penalty
+        starts = self.word_starts if weights(penalty) and penalty.word_starts_only else None
+        return _Row(bias, penalty, starts)
+
+    def bias(self, request: GenerateRequest) -> dict[int, float]:
+        """What a request's `logit_bias` adds to which token. Raises StageError as `shifts` does."""
+        _check_finite(request.id, request.sampling)
         bias: dict[int, float] = {}
-        for text, value in sampling.logit_bias.items():
+        for text, value in request.sampling.logit_bias.items():
             tokens = self.first_tokens(text)
             if not tokens:
                 raise StageError(
@@ -81,9 +87,7 @@ class Vocabulary:
                 )
             for token in tokens:
                 bias[token] = bias.get(token, 0.0) + value
-        penalty = sampling.ngram_penalty
-        starts = self.word_starts if _weights(penalty) and penalty.word_starts_only else None
-        return _Row(bias, penalty, starts)
+        return bias
 
 
 class Shifts:
@@ -121,7 +125,7 @@ class _Row:
 
     def __init__(self, bias: dict[int, float], penalty: NgramPenalty, starts: frozenset[int] | None) -> None:
         self._bias = bias
-        self._weights = _weights(penalty)
+        self._weights = weights(penalty)
         self._first_id = penalty.first_id
         self._starts = starts
         self._followers: dict[tuple[int, ...], dict[int, int]] = {}
@@ -151,7 +155,7 @@ class _Row:
         return self._last[len(self._last) + 1 - size :]
 
 
-def _weights(penalty: NgramPenalty) -> dict[int, float]:
+def weights(penalty: NgramPenalty) -> dict[int, float]:
     """The penalties that are not 0, by the size of the n-gram."""
     sizes = {1: penalty.unigram, 2: penalty.bigram, 3: penalty.trigram, 4: penalty.quadgram}
     return {size: weight for size, weight in sizes.items() if weight}
@@ -160,7 +164,7 @@ def _weights(penalty: NgramPenalty) -> dict[int, float]:
 def _check_finite(request: str, sampling: Sampling) -> None:
     """Raise StageError where a bias or a penalty is no finite number: a whole row of logits could become NaN."""
     values = {f"logit_bias[{text!r}]": value for text, value in sampling.logit_bias.items()}
-    values |= {f"ngram_penalty of size {size}": weight for size, weight in _weights(sampling.ngram_penalty).items()}
+    values |= {f"ngram_penalty of size {size}": weight for size, weight in weights(sampling.ngram_penalty).items()}
     for name, value in values.items():
         if not math.isfinite(value):
             raise StageError(

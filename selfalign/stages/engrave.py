@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from selfalign import jsonl, prompts
 from selfalign.artifacts import Artifact, Outcome
+from selfalign.engines.model import model_digest
 from selfalign.errors import ConfigError, StageError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Example, to_row
@@ -55,10 +56,14 @@ class Engrave:
         settings = plain(self)
         del settings["texts"], settings["assistant"]
         content = {"chat": digest(metas), "identity": digest(rows), "heading": prompts.chat_heading(self.assistant)}
+        engine = context.engine.identity()
+        # An engine that computes elsewhere knows the tokenizer alone; the weights that are trained on are here.
+        base = {} if "model" in engine or context.model_folder is None else {"model": _base_digest(context)}
         return {
             "settings": settings,
             "content": content,
-            "engine": context.engine.identity(),
+            "engine": engine,
+            **base,
             "trainer": trainer_identity(context.trainer),
         }
 
@@ -133,11 +138,17 @@ class Engrave:
                 context.trainer,
                 on_progress=lambda row: progress(row["step"], _note(row)),
                 initial_adapter=start,
-                model_digest=context.engine.identity().get("model", ""),
+                model_digest=_base_digest(context),
             )
         cut = len(self.examples(inputs["responses"])) - len(examples) if "parity" in inputs else 0
         dropped = {NOT_IN_EVERY_ARM: cut} if cut else {}
         return Outcome(rows_in=len(examples) + cut, kept=len(examples), dropped=dropped, metrics=metrics)
+
+
+def _base_digest(context: Context) -> str:
+    """Content digest of the base model that is trained on: the engine's, else its folder's; empty without a folder."""
+    known = context.engine.identity().get("model", "")
+    return known or (model_digest(context.model_folder()) if context.model_folder else "")
 
 
 def _note(row: Mapping[str, Any]) -> str:

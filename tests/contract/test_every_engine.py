@@ -18,10 +18,18 @@ from selfalign.errors import StageError
 from selfalign.identity import canonical
 
 FOLDER = Path(selfalign.engines.__file__).parent
-PARTS = {"__init__", "base", "model", "penalties", "sampling", "shared_prefix"}
+PARTS = {"__init__", "base", "http", "model", "penalties", "sampling", "serving", "shared_prefix", "tokens"}
 """Files of that folder that are no engine."""
 ENGINES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
-HEAVY = ("torch", "transformers", "peft", "vllm", "openai", "ray", "hydra", "lm_eval")
+HEAVY = ("torch", "transformers", "peft", "vllm", "openai", "httpx", "ray", "hydra", "lm_eval")
+
+
+@pytest.fixture
+def completions_server():
+    from tests.unit.engines.stub_server import served
+
+    with served() as stub:
+        yield stub
 
 
 @pytest.fixture(params=ENGINES)
@@ -29,10 +37,16 @@ def settings(request, tiny_model):
     """Settings of each engine, as cheap as they get."""
     from selfalign.engines.huggingface import HuggingFace
     from selfalign.engines.model import ModelSettings
+    from selfalign.engines.openai_api import OpenAIApi
     from selfalign.engines.scripted import Scripted
+
+    def served():
+        url = request.getfixturevalue("completions_server").url
+        return OpenAIApi(ModelSettings(str(tiny_model), context_length=512), base_url=url, batch_size=4)
 
     known = {
         "huggingface": lambda: HuggingFace(ModelSettings(str(tiny_model), context_length=512), batch_size=4),
+        "openai_api": served,
         "scripted": lambda: Scripted(context_words=512, batch_size=4),
     }
     assert request.param in known, f"selfalign/engines/{request.param}.py: add its settings here, or name it in PARTS"

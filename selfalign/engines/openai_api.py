@@ -1,0 +1,489 @@
+"""Requests in, completions and scores out, by the `/completions` endpoint of a server: vLLM, SGLang, llama.cpp, hosted.
+
+Prompts to continue are sent as text, pairs to score as token ids. The server computes in batches of its own, so that a
+repeated request may differ in the last bits of its logits (vLLM: VLLM_BATCH_INVARIANT=1), and where it keeps no seeds,
+altogether. What a server cannot do is refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult
+from selfalign.engines.model import (
+    ModelSettings,
+    model_config,
+    model_context_length,
+    model_digest,
+    model_folder,
+    model_problems,
+    raw_tokenizer,
+    special_tokens,
+)
+from selfalign.engines.penalties import Vocabulary, weights
+from selfalign.engines.serving import adapter_name, check_adapter, serve_command
+from selfalign.engines.tokens import end_tokens, first_token, named_ends, pair_tokens, token_budget
+from selfalign.errors import ConfigError, StageError
+from selfalign.identity import transient
+
+if TYPE_CHECKING:
+    from selfalign.engines.http import Answer, Server
+
+VERSION = 1
+"""Raise it when the same requests give other results than before."""
+COMPLETIONS = "/completions"
+PROBE = "Do we agree on tokens? 1234567 naïve façades, 東京 and Ελλάδα; def f(x): return [x**2, -x]\n\nEnd."
+"""A text that tokenizers cut into different numbers of tokens: asked first, to compare with the local one."""
+LEEWAY = 2
+"""Tokens that the counts may differ by: servers disagree with a tokenizer's file on a beginning-of-text token and a space."""
+LARGEST_BIAS = 100.0
+"""What the endpoint takes as `logit_bias` (OpenAI's reference; vLLM cuts larger ones off)."""
+SEED_BITS = 30
+"""Bits of a request's seed that are sent: llama.cpp keeps 32, and bit 30 tells the second half of a request."""
+MARKER = "marker"
+"""How a piece ended that has reached `until`."""
+UNSAID = "unsaid"
+"""How a piece ended that stopped for a reason which the server does not name."""
+
+
+@dataclass(frozen=True)
+class OpenAIApi:
+    """A model behind an OpenAI-compatible server. Hydra group `engine=openai_api`."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """The base model that is served: its tokenizer.json and config.json count tokens and give the context window. The
+    weights need not be here, except for stages that train."""
+    base_url: str = transient("http://localhost:8000/v1")
+    """Where the server is, up to what stands before `/completions` (default: vLLM's)."""
+    served_model: str = ""
+    """The base model's name at the server; empty takes the only one that it lists."""
+    key_variable: str = transient("OPENAI_API_KEY")
+    """Name of the environment variable that holds the server's key; not set, no key is sent."""
+    concurrency: int = transient(64)
+    """Most requests on their way at a time (> 0)."""
+    batch_size: int = transient(256)
+    """Requests in a group (> 0): what is written to disk together, and lost by a kill."""
+    timeout_s: float = transient(600.0)
+    """Seconds that one completion may take (> 0)."""
+    retries: int = transient(8)
+    """Further attempts after one that failed (>= 0); the waits between them double from half a second to a minute, or are
+    what the server asks for."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Engine family and version, the model's name at the server, tokenizer and configuration, context window."""
+        return {
+            "engine": "openai_api",
+            "version": VERSION,
+            "served_model": self.served_model,
+            "tokenizer": model_digest(self._folder(), weights=False),
+            "context_length": self.context_length(),
+        }
+
+    def _folder(self) -> Path:
+        return model_folder(self.model, weights=False)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the tokenizer's folder, the address and the numbers, found without the network."""
+        problems = model_problems(self.model, weights=False)
+        if not _is_address(self.base_url):
+            # What it holds is not repeated: it may be a key.
+            problems.append(
+                "engine.base_url: expected http://host:port/v1 or https://host/v1, found no such address, or one with a user, "
+                "a query or a fragment; give the address alone, and a key in the variable that engine.key_variable names"
+            )
+        for name, least in (("concurrency", 1), ("batch_size", 1), ("retries", 0)):
+            if getattr(self, name) < least:
+                problems.append(f"engine.{name}: expected {least} or more, found {getattr(self, name)}; raise it")
+        if not 0 < self.timeout_s < float("inf"):
+            problems.append(f"engine.timeout_s: expected a number above 0, found {self.timeout_s}; set it to 600")
+        return problems
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text as a prompt, by the local tokenizer."""
+        return len(raw_tokenizer(self._folder()).encode(text).ids)
+
+    def context_length(self) -> int:
+        """Context window in tokens, by the model's configuration alone."""
+        return model_context_length(self.model, weights=False)
+
+    @contextlib.contextmanager
+    def open(self, adapter: Path | None = None) -> Iterator[OpenAIApiEngine]:
+        """The served model, or the served LoRA adapter of a folder; one token is asked for, to see that all is well.
+
+        Raises ConfigError listing every problem of the settings, DataError for a folder that holds no adapter, and
+        StageError for a server that does not answer, that does not list what is wanted (with the command that serves it), or
+        whose tokenizer or context window is another one.
+        """
+        problems = self.problems()
+        if problems:
+            raise ConfigError(problems)
+        if adapter is not None:
+            check_adapter(adapter)
+        from selfalign.engines.http import Connection, connected
+
+        connection = Connection(
+            self.base_url.rstrip("/"), self.key_variable, self.concurrency, self.timeout_s, self.retries
+        )
+        with connected(connection) as server:
+            engine = OpenAIApiEngine(
+                server,
+                self._name(server, adapter),
+                self._folder(),
+                context_length=self.context_length(),
+                group_size=self.batch_size,
+            )
+            engine.check_tokenizer()
+            yield engine
+
+    def _name(self, server: Server, adapter: Path | None) -> str:
+        """What the model, or the adapter on it, is called at the server. Raises StageError where it is not listed."""
+        if self.served_model and adapter is None:
+            return self.served_model
+        listed = _listed(server)
+        base = self.served_model or _only(listed, server.url)
+        window = next((one.get("max_model_len") for one in listed if one["id"] == base), None)
+        if isinstance(window, int) and window < self.context_length():
+            raise StageError(
+                f"model.context_length: expected at most the {window} tokens that {server.url} takes, found "
+                f"{self.context_length()}; set model.context_length={window}, or serve with --max-model-len "
+                f"{self.context_length()}"
+            )
+        if adapter is None:
+            return base
+        name = adapter_name(base, adapter)
+        names = [one["id"] for one in listed]
+        if name not in names:
+            raise StageError(
+                f"{adapter}: expected the server at {server.url} to list this adapter as {name!r}, found only {names}; start it "
+                f"with\n  {shlex.join(serve_command(self.model, base, [adapter]))}\nand run the same command again "
+                "(`selfalign serve-command RUN` has all adapters of a run in one command)"
+            )
+        return name
+
+
+def _is_address(url: str) -> bool:
+    """Whether this is http(s), host, port and path, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    rest = parts.query or parts.fragment or "@" in parts.netloc or " " in url
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not rest
+
+
+def _listed(server: Server) -> list[dict[str, Any]]:
+    """The models that a server lists, adapters too."""
+    found = server.one("the list of models", "/models").get("data")
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("id"), str) for one in found
+    ):
+        raise StageError(
+            f"engine.base_url: expected a list of models at {server.url}/models, found none; correct the address, or set "
+            "engine.served_model"
+        )
+    return found
+
+
+def _only(listed: Sequence[Mapping[str, Any]], url: str) -> str:
+    """The name of the only base model: adapters name their parent. Raises StageError where there are more or none."""
+    bases = [one["id"] for one in listed if not one.get("parent")]
+    if len(bases) != 1:
+        raise StageError(
+            f"engine.served_model: expected one model at {url} where no name is given, found {len(bases)}: {bases[:9]}; set "
+            "engine.served_model to one that the server lists"
+        )
+    return bases[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that can be sent."""
+
+    request: GenerateRequest
+    prompt: str
+    most: int
+    """Tokens that the completion may have in all."""
+    bias: dict[int, float]
+
+    @property
+    def who(self) -> str:
+        return f"request '{self.request.id}'"
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One answer of the endpoint: a completion, or one half of it."""
+
+    text: str
+    finish: str
+    """`stop`, `eos`, `length`, MARKER or UNSAID."""
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A request to score, as tokens."""
+
+    request: ScoreRequest
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+    truncated: int
+
+
+class OpenAIApiEngine:
+    """A served model: obtained from `OpenAIApi.open`."""
+
+    def __init__(self, server: Server, model: str, folder: Path, *, context_length: int, group_size: int = 256) -> None:
+        self.context_length = context_length
+        self.group_size = group_size
+        self.served_model = model
+        """The name that requests go to: the base model's or an adapter's."""
+        self._server = server
+        self._tokenizer = raw_tokenizer(folder)
+        special = special_tokens(folder)
+        ends = end_tokens(named_ends(folder), self._tokenizer, special)
+        self._first = first_token(model_config(folder).get("bos_token_id"), self._tokenizer, special, ends)
+        self._vocabulary = Vocabulary(self._tokenizer, ends)
+        self._says_why = True
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text as a prompt, by the local tokenizer."""
+        return len(self._tokenizer.encode(text).ids)
+
+    def _size(self, text: str) -> int:
+        """Tokens of a text behind others."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def check_tokenizer(self) -> None:
+        """Have the server count the tokens of a text. Raises StageError where they are not as many as here."""
+        body = {"model": self.served_model, "prompt": PROBE, "max_tokens": 1, "temperature": 0.0}
+        usage = self._server.one("the first request", COMPLETIONS, body).get("usage") or {}
+        found, own = usage.get("prompt_tokens"), self.count_tokens(PROBE)
+        if isinstance(found, int) and abs(found - own) > LEEWAY:
+            raise StageError(
+                f"model.path: expected the tokenizer of {self.served_model!r}, found another one: {self._server.url} counts "
+                f"{found} tokens where the local tokenizer counts {own}; give the folder or hub name of the model that is "
+                "served (tokenizer.json and config.json suffice)"
+            )
+
+    # ------------------------------------------------------------------------------------------ completions
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
+        """One completion per request, in their order. Tokens are counted by the server, or by the local tokenizer where it
+        gives no count; the end token and those of a stop string that the server names count too.
+
+        Raises StageError, before anything is sent, for a prompt that leaves no room for one new token and for a request that
+        cannot be met: penalties on n-grams are nothing that a server computes.
+        """
+        asked = [self._asked(request) for request in requests]
+        for start in range(0, len(asked), self.group_size):
+            yield from self._server.all(self._complete, asked[start : start + self.group_size])
+
+    def _asked(self, request: GenerateRequest) -> _Asked:
+        if weights(request.sampling.ngram_penalty):
+            raise StageError(
+                f"request '{request.id}': expected no ngram_penalty, which no server computes, found "
+                f"{request.sampling.ngram_penalty}; set its penalties to 0 or use engine=huggingface"
+            )
+        bias = self._vocabulary.bias(request)
+        if any(abs(value) > LARGEST_BIAS for value in bias.values()):
+            raise StageError(
+                f"request '{request.id}': expected values from {-LARGEST_BIAS:.0f} to {LARGEST_BIAS:.0f} in logit_bias, which "
+                f"is what servers take, found {request.sampling.logit_bias} (texts that begin alike add up); lower them"
+            )
+        tokens = self.count_tokens(request.prompt)
+        # An empty prompt is what the model reads first, as in the other engines.
+        prompt = request.prompt if tokens else self._tokenizer.id_to_token(self._first) or ""
+        return _Asked(request, prompt, token_budget(request, tokens or 1, self.context_length), bias)
+
+    async def _complete(self, asked: _Asked) -> Completion:
+        """One completion: in one piece, or in two where what stands before a marker has a budget of its own."""
+        request = asked.request
+        if not request.until:
+            piece = await self._piece(asked, asked.prompt, asked.most, request.stop)
+            return self._completion(asked, piece)
+        first = await self._up_to_marker(asked)
+        if first.finish != MARKER:
+            return self._completion(asked, first)
+        # What the model wrote behind the marker in the marker's own last token is drawn anew. Spaces at the marker's end
+        # belong to the next word's token in most vocabularies: no prompt ends with them, and the model writes them again.
+        until = request.until.rstrip(" ") or request.until
+        written, again = first.text + until, self._size(request.until[len(until) :])
+        first = replace(first, new_tokens=first.new_tokens - again)
+        budget = min(
+            request.sampling.max_new_tokens + again,
+            asked.most - first.new_tokens,
+            self.context_length - self.count_tokens(asked.prompt + written),
+        )
+        if budget < 1:
+            return self._completion(asked, replace(first, text=written, finish="length"))
+        rest = await self._piece(asked, asked.prompt + written, budget, request.stop, second=True)
+        # A stop string may begin in one piece and end in the other.
+        text, by = _cut(written + rest.text, request.stop)
+        return self._completion(
+            asked,
+            _Piece(text, "stop" if by else rest.finish, first.prompt_tokens, first.new_tokens + rest.new_tokens),
+        )
+
+    def _completion(self, asked: _Asked, piece: _Piece) -> Completion:
+        # Behind a stop without a reason stands a stop string, where there are any: base models end most texts by one.
+        unsaid = "stop" if asked.request.stop else "eos"
+        finish = unsaid if piece.finish == UNSAID else piece.finish
+        return Completion(asked.request.id, piece.text, finish, piece.prompt_tokens, piece.new_tokens)
+
+    async def _up_to_marker(self, asked: _Asked) -> _Piece:
+        """What is written before the marker (the piece then ends in MARKER), or all of a text that never reaches it."""
+        request = asked.request
+        budget = min(asked.most, request.until_tokens)
+        if self._says_why:
+            piece = await self._piece(asked, asked.prompt, budget, request.stop, until=request.until)
+            if piece.finish != UNSAID:
+                return piece
+            self._says_why = False
+        # A server that does not say what it stopped at would not tell marker from end: it writes on past the marker,
+        # which is then looked for, and what stands behind it is drawn anew.
+        piece = await self._piece(asked, asked.prompt, budget, request.stop)
+        before, marker, _ = piece.text.partition(request.until)
+        if not marker:
+            return piece
+        return replace(piece, text=before, finish=MARKER, new_tokens=min(self._size(before + marker), piece.new_tokens))
+
+    async def _piece(
+        self, asked: _Asked, prompt: str, budget: int, stop: Sequence[str], until: str = "", second: bool = False
+    ) -> _Piece:
+        """One answer of the endpoint, cut before the first stop string or `until`."""
+        sampling = asked.request.sampling
+        until = "" if until in stop else until
+        strings = [*stop, until] if until else list(stop)
+        body: dict[str, Any] = {
+            "model": self.served_model,
+            "prompt": prompt,
+            "max_tokens": budget,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            # The second half must not draw the first one's numbers again.
+            "seed": asked.request.seed % 2**SEED_BITS + (2**SEED_BITS if second else 0),
+        }
+        # Hosted servers refuse what they do not know: vLLM and SGLang know top_k.
+        body |= {"top_k": sampling.top_k} if sampling.top_k > 0 else {}
+        body |= {"stop": strings} if strings else {}
+        body |= {"logit_bias": {str(token): value for token, value in asked.bias.items()}} if asked.bias else {}
+        answer = await self._server.ask(asked.who, COMPLETIONS, body, _complaint)
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        text, by = _cut(choice["text"], strings)
+        finish, by = ("stop", by) if by else _ended(choice, asked.who)
+        finish = MARKER if until and by == until else finish
+        new_tokens = usage.get("completion_tokens")
+        if new_tokens is None:
+            new_tokens = self._size(text + by) + (finish == "eos")
+        prompt_tokens = usage.get("prompt_tokens")
+        return _Piece(text, finish, self.count_tokens(prompt) if prompt_tokens is None else prompt_tokens, new_tokens)
+
+    # ----------------------------------------------------------------------------------------------- scores
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[ScoreResult]:
+        """One result per request, in their order. `is_greedy` where the server names the likeliest tokens, else False.
+
+        `pair_tokens` says where the continuation begins. Both texts are sent as token ids: the server would put a token
+        across the border, and the offsets in its answers are not to be relied on (vllm-project/vllm, issue 5334). It has to
+        write one token, so that context and continuation may have one token less than the context window. Raises
+        StageError for a continuation that is empty or does not fit, and for a server that gives no log-probabilities of
+        a prompt.
+        """
+        most = self.context_length - 2
+        pairs = [
+            _Pair(one, *pair_tokens(one, self._tokenizer, self._first, most, self.context_length - 1))
+            for one in requests
+        ]
+        for start in range(0, len(pairs), self.group_size):
+            yield from self._server.all(self._score, pairs[start : start + self.group_size])
+
+    async def _score(self, pair: _Pair) -> ScoreResult:
+        from selfalign.engines.http import RefusedError
+
+        who, ids = f"request '{pair.request.id}'", [*pair.context, *pair.continuation]
+        body = {
+            "model": self.served_model,
+            "prompt": ids,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "echo": True,
+            "logprobs": 1,
+        }
+        try:
+            answer = await self._server.ask(who, COMPLETIONS, body, _complaint)
+        except RefusedError as error:
+            if error.status in (401, 403, 404):
+                raise
+            raise StageError(_no_logprobs(who, str(error))) from None
+        found = answer["choices"][0].get("logprobs") or {}
+        logprobs, top = found.get("token_logprobs") or [], found.get("top_logprobs") or []
+        # Behind the echo stands the token that had to be written; some servers leave it out.
+        if len(logprobs) not in (len(ids), len(ids) + 1):
+            raise StageError(_no_logprobs(who, f"{len(logprobs)} log-probabilities for {len(ids)} tokens"))
+        start = len(pair.context)
+        own = logprobs[start : len(ids)]
+        if not all(isinstance(value, (int, float)) for value in own):
+            raise StageError(_no_logprobs(who, "a token of the continuation without one"))
+        likeliest = [max(one.values(), default=None) if one else None for one in top[start : len(ids)]]
+        greedy = len(likeliest) == len(own) and all(
+            best is not None and value >= best for value, best in zip(own, likeliest, strict=True)
+        )
+        return ScoreResult(pair.request.id, float(sum(own)), greedy, len(own), pair.truncated)
+
+
+def _no_logprobs(who: str, found: str) -> str:
+    return (
+        f"{who}: expected the log-probability of every token of a prompt (`echo` and `logprobs` of {COMPLETIONS}), found "
+        f"{found}; score with a server that gives them (vLLM, SGLang) or with engine=huggingface"
+    )
+
+
+def _complaint(answer: Answer) -> str:
+    """What an answer lacks to be a completion; empty where it lacks nothing."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return "an answer without choices"
+    if not isinstance(choices[0].get("text"), str):
+        return "a choice without text"
+    # vLLM and SGLang end what they have under way with `abort` when they are shut down.
+    return "" if choices[0].get("finish_reason") not in (None, "abort") else "a completion that was broken off"
+
+
+def _ended(choice: Mapping[str, Any], who: str) -> tuple[str, str]:
+    """How a text without any stop string in it ended (`stop`, `eos`, `length` or UNSAID), and the string that it stopped
+    at, empty where none is named. Raises StageError for a reason that is none of ours."""
+    reason = choice["finish_reason"]
+    if reason == "length":
+        return "length", ""
+    if reason != "stop":
+        raise StageError(
+            f"{who}: expected `stop` or `length` as finish_reason, found {reason!r}; drop the prompt or ask another server"
+        )
+    # "stop" is both a stop string and the end token. vLLM says which in `stop_reason`, SGLang in `matched_stop`: the
+    # string, or the token's id or null for the end token. Where neither is there, nothing tells them apart.
+    for name in ("stop_reason", "matched_stop"):
+        if name in choice:
+            by = choice[name]
+            return ("stop", by) if isinstance(by, str) else ("eos", "")
+    return UNSAID, ""
+
+
+def _cut(text: str, strings: Sequence[str]) -> tuple[str, str]:
+    """A text before the string that is complete in it first, and that string; the whole text and "" where there is none.
+
+    Of strings that are complete at the same character the first given wins.
+    """
+    found = [(at + len(one), number, at, one) for number, one in enumerate(strings) if (at := text.find(one)) >= 0]
+    if not found:
+        return text, ""
+    _, _, at, one = min(found)
+    return text[:at], one
