@@ -62,14 +62,17 @@ def report(arguments: list[str]) -> int:
     parser = new_parser("report", "Compare runs: terminal table and one self-contained HTML file.")
     parser.add_argument("run", nargs="+", help="run folders, or their names in runs/")
     parser.add_argument("--out", default="", help="HTML file to write (default: report.html in the first run's folder)")
+    parser.add_argument("--control", default="", metavar="RUN",
+                        help="run that the others are compared with (default: the first that leaves out no principle)")  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_args(arguments)
     from selfalign import report as reports
 
     folders = [resolve_run(name, Path(given.runs)) for name in given.run]
     out = Path(given.out) if given.out else folders[0] / "report.html"
-    reports.print_scores(folders)
-    reports.write(folders, out)
+    control = resolve_run(given.control, Path(given.runs)).resolve().name if given.control else ""
+    reports.print_scores(folders, control=control)
+    reports.write(folders, out, control=control)
     print(f"report: {out}", file=sys.stderr)
     return 0
 

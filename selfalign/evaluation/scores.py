@@ -170,3 +170,32 @@ def scores_of(subject: str, rows: Iterable[Mapping[str, Any]]) -> list[Score]:
             if cut:
                 found.append(score(subject, task, protocol, "truncated_share", cut))
     return found
+
+
+Key = tuple[str, str, str]
+"""Task, protocol and metric of a score."""
+
+
+def item_values(rows: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, float]]:
+    """What each score of the rows of items.jsonl is the mean of: item id -> value, NaN for an outcome that is broken.
+
+    Read from the rows, not computed anew (`scores_of` does that): the mean of an entry is the valid Score of that name.
+    """
+    found: dict[Key, dict[str, float]] = {}
+
+    def add(row: Mapping[str, Any], metric: str, value: float) -> None:
+        found.setdefault((row["task"], row["protocol"], metric), {})[row["item"]] = value
+
+    for row in rows:
+        if row["protocol"] == GENERATE:
+            for metric, measure in ANSWER_METRICS.items():
+                add(row, metric, measure(row["answer"]))
+            continue
+        metric = EXAMS[row["protocol"]].metric
+        value = math.nan if row["correct"] is None else float(row["correct"])
+        add(row, metric, value)
+        if row["category"]:
+            add(row, f"{metric}_{row['category']}", value)
+        if "truncated_tokens" in row:
+            add(row, "truncated_share", float(row["truncated_tokens"] > 0))
+    return found

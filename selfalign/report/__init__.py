@@ -1,6 +1,7 @@
 """Run folders in, the comparison out: a terminal table, one self-contained HTML file, Markdown and CSV.
 
-Nothing here loads a model or computes a score anew: every number is read from the files of a run.
+Nothing here loads a model or computes a score anew: scores are read from the files of a run, and differences between
+runs are computed from the items behind them.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from selfalign.tracking import Tracker
 __all__ = ["Node", "Run", "load_run", "load_runs", "print_scores", "track", "write"]
 
 
-def write(folders: Sequence[Path], path: Path) -> Path:
+def write(folders: Sequence[Path], path: Path, *, control: str = "") -> Path:
     """Write the report of these run folders (or folders of runs) as one HTML file; returns its path.
 
-    Raises DataError for a folder that is no run.
+    `control` is the id of the run that the others are compared with (default: the first that leaves out no principle).
+    Raises DataError for a folder that is no run, and for a control that is none of them.
     """
     # Imported here: the command line reads this package at start-up, and jinja2 is needed only now.
     from selfalign.report import html
 
-    return html.write(load_runs(folders), path)
+    return html.write(load_runs(folders), path, control=control)
 
 
 def track(folder: Path, tracker: Tracker) -> None:
@@ -39,11 +41,11 @@ def track(folder: Path, tracker: Tracker) -> None:
         tracker.figure(f"figures/{name}", html.figure_page(drawing))
 
 
-def print_scores(folders: Sequence[Path], *, nodes: bool = True) -> None:
-    """Print the nodes (unless told not to) and scores of these runs: tables on a terminal, plain text elsewhere.
+def print_scores(folders: Sequence[Path], *, nodes: bool = True, control: str = "") -> None:
+    """Print the nodes (unless told not to), scores and effects of these runs: tables on a terminal, plain text elsewhere.
 
-    Raises DataError for a folder that is no run.
+    `control` is as in `write`. Raises DataError for a folder that is no run, and for a control that is none of them.
     """
     from selfalign.report import terminal
 
-    terminal.print_runs(load_runs(folders), nodes=nodes)
+    terminal.print_runs(load_runs(folders), nodes=nodes, control=control)

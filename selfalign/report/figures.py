@@ -1,4 +1,5 @@
-"""Inline SVG figures: training curves and a dot plot of scores. Numbers in, markup out, coloured by the page's CSS.
+"""Inline SVG figures: training curves, a dot plot of scores, a forest plot of differences. Numbers in, markup out, coloured
+by the page's CSS.
 
 Our own rather than matplotlib's: text stays text, colours follow light and dark, and a figure is a few kilobytes.
 """
@@ -157,3 +158,64 @@ def _dot(dot: Dot, y: float, across) -> str:
         whisker = f'<line class="whisker {css}" x1="{low}" x2="{high}" y1="{y:g}" y2="{y:g}"/>'
     tip = f"{escape(dot.label)}: {dot.value:.3f}" + (f" ± {dot.stderr:.3f}" if dot.stderr else "")
     return f'{whisker}<circle class="dot {css}" cx="{x}" cy="{y:g}" r="5.5"><title>{tip}</title></circle>'
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A line of the forest plot: a difference with its interval."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    css: str
+    """Class that colours it."""
+    note: str
+    """Text at the right end of the line: the numbers."""
+
+
+def forest(effects: Sequence[Effect], *, x_label: str, title: str) -> Markup:
+    """A forest plot: a line an effect with its interval, and a line at 0. Empty where there is no effect."""
+    if not effects:
+        return Markup("")
+    row, top, bottom, left, right = 22.0, 6.0, 40.0, 176.0, 172.0
+    height = top + bottom + row * len(effects)
+    ends = [0.0, *(end for one in effects for end in (one.low, one.value, one.high))]
+    marks = ticks(min(ends), max(ends), 4)
+    low, high = min(marks[0], *ends), max(marks[-1], *ends)
+    if low == high:
+        low, high = low - 1.0, high + 1.0
+
+    def across(value: float) -> float:
+        return round(left + (value - low) / (high - low) * (WIDTH - left - right), 1)
+
+    parts = [f'<svg class="figure dense" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{_clean(title)}">']
+    for mark in marks:
+        x, css = across(mark), "chance" if mark == 0 else "grid"
+        parts.append(f'<line class="{css}" x1="{x}" x2="{x}" y1="{top}" y2="{height - bottom:g}"/>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{height - bottom + 17:g}" text-anchor="middle">{_short(mark)}</text>'
+        )
+    middle = (left + WIDTH - right) / 2
+    parts.append(f'<text class="axis" x="{middle:g}" y="{height - 4:g}" text-anchor="middle">{_clean(x_label)}</text>')
+    for index, one in enumerate(effects):
+        y, css = top + row * (index + 0.5), _clean(one.css)
+        name, tip = _clean(_cut(one.label, 25)), _clean(f"{one.label}: {one.note}")
+        parts.append(
+            f'<text class="label" x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">{name}<title>{tip}</title></text>'
+        )
+        ends_x = f'x1="{across(one.low)}" x2="{across(one.high)}"'
+        parts.append(f'<line class="whisker {css}" {ends_x} y1="{y:g}" y2="{y:g}"/>')
+        parts.append(
+            f'<circle class="dot {css}" cx="{across(one.value)}" cy="{y:g}" r="4.5"><title>{tip}</title></circle>'
+        )
+        parts.append(f'<text class="tick" x="{WIDTH:g}" y="{y + 4:g}" text-anchor="end">{_clean(one.note)}</text>')
+    return Markup("".join(parts) + "</svg>")
+
+
+def _clean(text: str) -> str:
+    return escape(CONTROL.sub("\ufffd", text))
+
+
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"

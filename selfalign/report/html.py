@@ -21,7 +21,8 @@ import yaml
 from markupsafe import Markup
 
 from selfalign.identity import differences
-from selfalign.report import drawings, figures, samples, scores
+from selfalign.report import ablation, ablation_view, drawings, figures, samples, scores, tax
+from selfalign.report.arms import comparable
 from selfalign.report.drawings import Drawing
 from selfalign.report.model import Node, Run
 from selfalign.report.principle_use import Citation, Compared, PrincipleUse, Rules, compare, rules_of
@@ -90,18 +91,23 @@ class RunView:
     failures: list[Node]
 
 
-def write(runs: Sequence[Run], path: Path) -> Path:
-    """Write the report of these runs to `path`: complete under its name or not there at all. Returns the path."""
+def write(runs: Sequence[Run], path: Path, *, control: str = "") -> Path:
+    """Write the report of these runs to `path`: complete under its name or not there at all. Returns the path.
+
+    `control` is as in `ablation.compare`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(runs), encoding="utf-8")
+    temporary.write_text(render(runs, control=control), encoding="utf-8")
     os.replace(temporary, path)
     return path
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], *, control: str = "") -> str:
     """The page as text; the same runs give the same bytes."""
     columns = scores.subjects(runs)
+    lines = [line for run in runs for line in scores.lines(run)]
+    effects, cost = ablation.compare(runs, control), tax.verbose_tax(runs)
     views = _views(runs)
     script = _asset(SCRIPT)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -114,7 +120,10 @@ def render(runs: Sequence[Run]) -> str:
             views=views,
             columns=columns,
             with_tax="engraved" in columns and "cloned" in columns,
-            score_rows=[_score_row(line, columns) for run in runs for line in scores.lines(run)],
+            score_rows=[_score_row(line, columns) for line in lines],
+            tax_errors=scores.errors([line.is_tax_paired for line in lines if line.tax], "the two models"),
+            tax=ablation_view.tax_view(cost) if cost else None,
+            effects=ablation_view.effects(effects) if effects else None,
             compared=_compared(runs) if len(runs) > 1 else None,
             arms=_arms(views) if len(runs) > 1 else [],
             detailed_runs=DETAILED_RUNS,
@@ -224,14 +233,17 @@ def _css(subject: str) -> str:
 def _compared(runs: Sequence[Run]) -> dict[str, Any]:
     """What differs between runs: settings, answers, and each metric with one row a run."""
     reference = runs[0]
-    configs = [_comparable(run) for run in runs]
+    configs = [comparable(run) for run in runs]
     keys = sorted({key for config in configs[1:] for key, _, _ in differences(configs[0], config)})
     changes = [(run, samples.changed_answers(reference, run)) for run in runs[1:]]
+    metrics = _metrics(runs)
+    paired = [row["is_paired"] for table in metrics for row in table["rows"] if row["is_paired"] is not None]
     return {
         "reference": reference,
         "settings": [(key, [_shown(_at(config, key)) for config in configs]) for key in keys],
         "answers": [(run, found) for run, found in changes if found],
-        "metrics": _metrics(runs),
+        "metrics": metrics,
+        "errors": scores.errors(paired, "runs"),
     }
 
 
@@ -248,19 +260,16 @@ def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
         last, first = columns[-1], found.get(0)
         rows = []
         for index, line in found.items():
-            reference = first.scores.get(last) if first and index else None
-            against = scores.difference(line.scores.get(last), reference)
-            text = scores.with_error(*against, like=reference.value) if against and reference else scores.ABSENT
+            sides = ((line, last), (first, last)) if first and index else None
+            against = scores.change(*sides) if sides else None
+            like = first.scores[last].value if first and against else None
+            text = scores.with_error(*against, like=like) if against else scores.ABSENT
             delta = ScoreCell(text, repr(against[0]) if against else "", "" if against else "absent", "")
-            rows.append({**_score_row(line, columns), "delta": delta})
+            is_paired = scores.is_paired(*sides) if sides and against else None
+            rows.append({**_score_row(line, columns), "delta": delta, "is_paired": is_paired})
         name = " · ".join(key)
         tables.append({"name": name, "columns": columns, "last": last, "with_tax": with_tax, "rows": rows})
     return tables
-
-
-def _comparable(run: Run) -> dict[str, Any]:
-    places = ("store", "runs", "tracking", "name")
-    return {key: value for key, value in scrub(dict(run.config)).items() if key not in places}
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from selfalign import jsonl
 from selfalign.errors import DataError
+from selfalign.evaluation.scores import Key, item_values
 from selfalign.records import Score, from_row
 
 MANIFEST = "manifest.json"
@@ -56,6 +58,11 @@ class Node:
         if self.folder is not None and (self.folder / file).is_file():
             yield from jsonl.iterate(self.folder / file)
 
+    @cached_property
+    def values(self) -> Mapping[Key, Mapping[str, float]]:
+        """(task, protocol, metric) -> item id -> value, of an evaluation; empty where its items are not stored."""
+        return item_values(self.rows("items.jsonl"))
+
 
 @dataclass(frozen=True)
 class Run:
@@ -82,6 +89,10 @@ class Run:
         model = self.config.get("model")
         values = model.values() if isinstance(model, Mapping) else [model]
         return any(isinstance(value, str) and Path(value).name.lower() == "calf" for value in values)
+
+    def evaluation(self, subject: str) -> Node | None:
+        """The node that scored one of the run's models; None where there is none."""
+        return next((node for node in self.nodes if node.name == f"scores_{subject}"), None)
 
 
 def load_run(folder: Path) -> Run:

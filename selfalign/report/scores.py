@@ -1,15 +1,16 @@
 """Scores of runs as lines: a line a task, protocol and metric, a column a model. What is not valid is never a number.
 
 The verbose tax (Sun et al. 2023 find one on TruthfulQA and HHH) is the score after verbose cloning minus
-the score before it.
+the score before it. Both models answer the same items, and where those are stored its error is that of their differences.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from selfalign.evaluation.scores import mean
 from selfalign.records import Score
 from selfalign.report.model import Run
 
@@ -46,9 +47,19 @@ class Line:
 
     @property
     def tax(self) -> tuple[float, float | None] | None:
-        """cloned - engraved with its standard error as if the two were independent; None unless both are valid."""
-        engraved, cloned = self.scores.get("engraved"), self.scores.get("cloned")
-        return difference(cloned, engraved)
+        """cloned - engraved with the standard error of `change`; None unless both are valid."""
+        return change((self, "cloned"), (self, "engraved"))
+
+    @property
+    def is_tax_paired(self) -> bool:
+        """Whether the error of the tax is that of the items' differences."""
+        return self.tax is not None and is_paired((self, "cloned"), (self, "engraved"))
+
+    def values(self, subject: str) -> Mapping[str, float]:
+        """Item id -> value behind the score of a subject; empty where not exactly the scored items are stored."""
+        node, score = self.run.evaluation(subject), self.scores.get(subject)
+        found = node.values.get((self.task, self.protocol, self.metric), {}) if node else {}
+        return found if score is not None and len(found) == score.n else {}
 
 
 def is_number(score: Score | None) -> bool:
@@ -71,6 +82,35 @@ def difference(left: Score | None, right: Score | None) -> tuple[float, float | 
     if left.stderr is None or right.stderr is None:
         return left.value - right.value, None
     return left.value - right.value, math.hypot(left.stderr, right.stderr)
+
+
+def change(left: tuple[Line, str], right: tuple[Line, str]) -> tuple[float, float | None] | None:
+    """left - right, each a line and one of its subjects, with its standard error: that of the items' differences where both
+    have the same items stored, else as if the two were independent. None unless both are valid."""
+    found = difference(*(line.scores.get(subject) for line, subject in (left, right)))
+    paired = _item_differences(left, right) if found else []
+    return (found[0], mean(paired)[1]) if found and paired else found
+
+
+def is_paired(left: tuple[Line, str], right: tuple[Line, str]) -> bool:
+    """Whether the error of `change` is that of the items' differences."""
+    return bool(_item_differences(left, right))
+
+
+def errors(paired: Sequence[bool], others: str) -> str:
+    """What the errors of some differences are: over items where all are paired, as if independent where none is."""
+    if paired and all(paired):
+        return "their errors are over the differences of items, which both answer"
+    alone = f"treat {others} as independent although they answer the same items, so that they are rather too wide"
+    if not any(paired):
+        return f"their errors {alone}"
+    return f"their errors are over the differences of items where those are stored, and elsewhere {alone}"
+
+
+def _item_differences(left: tuple[Line, str], right: tuple[Line, str]) -> list[float]:
+    """left - right item by item; empty where the two have other items, or none stored."""
+    ours, theirs = (line.values(subject) for line, subject in (left, right))
+    return [value - theirs[item] for item, value in ours.items()] if ours.keys() == theirs.keys() else []
 
 
 def number(value: float, *, signed: bool = False, digits: int | None = None) -> str:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from selfalign.report import ablation, ablation_view
 from selfalign.report.model import Run
 from selfalign.report.scores import grid
 
@@ -18,6 +19,7 @@ CALF_NOTICE = (
     "Calf is a model organism: a small model in a world of its own, in which principles have effects by construction. "
     "Its scores show that method and instruments work; they say nothing about language models in use."
 )
+EFFECTS = "Effects of the arms"
 NODE_COLUMNS = ("node", "stage", "status", "in", "kept", "dropped", "seconds", "why")
 
 
@@ -64,8 +66,8 @@ def _style(value: str) -> str:
     return "dim" if value in ("–", "reused", "skipped") else ""
 
 
-def plain_text(runs: Sequence[Run], *, nodes: bool = True) -> str:
-    """Nodes (unless told not to), notes and scores of these runs as aligned text without colour or box."""
+def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") -> str:
+    """Nodes (unless told not to), notes, scores and effects of these runs as aligned text without colour or box."""
     parts = []
     for run in runs:
         table = f"\n{_aligned(NODE_COLUMNS, node_rows(run))}" if nodes else ""
@@ -73,9 +75,22 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True) -> str:
         parts += [f"note: {note}" for note in run.notes]
     head, rows = grid(runs)
     parts.append(_aligned(head, rows) if rows else "no scores")
+    found = ablation.compare(runs, control)
+    if found:
+        head, rows = ablation_view.grid(found)
+        parts += [f"{EFFECTS}\n{_aligned(head, rows)}"] if rows else []
+        parts += said(found)
     if any(run.uses_calf for run in runs):
         parts.append(CALF_NOTICE)
     return "\n\n".join(parts) + "\n"
+
+
+def said(found: ablation.Comparison) -> list[str]:
+    """How the effects were computed, and what was not compared, in sentences."""
+    texts = [ablation_view.method(found), *(f"note: {note}" for note in found.notes)]
+    return [
+        text for text in (*texts, *(f"not compared: {one}" for one in ablation_view.refusals(found.families))) if text
+    ]
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -86,11 +101,14 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool = True) -> None:
-    """Print nodes (unless told not to), notes and scores of these runs: tables on a terminal, plain text elsewhere."""
+def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool = True, control: str = "") -> None:
+    """Print nodes (unless told not to), notes, scores and effects of these runs: tables on a terminal, plain text elsewhere.
+
+    `control` is as in `ablation.compare`.
+    """
     out = sys.stdout if stream is None else stream
     if not out.isatty():
-        out.write(plain_text(runs, nodes=nodes))
+        out.write(plain_text(runs, nodes=nodes, control=control))
         return
     from rich.console import Console
     from rich.text import Text
@@ -103,5 +121,12 @@ def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool
             console.print(Text(f"note: {note}", style="yellow"))
     if any(run.scores for run in runs):
         console.print(score_table(runs))
+    found = ablation.compare(runs, control)
+    if found:
+        head, rows = ablation_view.grid(found)
+        if rows:
+            console.print(_table(EFFECTS, head, rows, numeric_from=head.index(_NUMERIC_FROM)))
+        for text in said(found):
+            console.print(Text(text, style="dim"))
     if any(run.uses_calf for run in runs):
         console.print(Text(CALF_NOTICE, style="italic"))

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from selfalign import jsonl
+from selfalign.evaluation import scores as scoring
+from selfalign.records import Score, to_row
 
 RULES = ["ethical", "informative", "helpful", "question_assessment", "reasoning", "multi_aspect", "candor"]
 SUBJECTS = {"base": 0.31, "prompted": 0.66, "engraved": 0.71, "cloned": 0.67}
@@ -129,3 +131,45 @@ def write_run(folder: Path, *, drop: list[str] | None = None, seed: int = 0) -> 
     }
     write_json(folder / "manifest.json", manifest)
     return folder
+
+
+def exam_row(item: int, correct: float | None, *, protocol: str = "mc1", **more: Any) -> dict[str, Any]:
+    """One line of items.jsonl for a question."""
+    row = {"task": "calf_truth", "protocol": protocol, "item": f"item-{item:03}", "category": "", "question": f"Question {item}?",
+           "choices": ["a", "b"], "right": [1, 0], "logprobs": [-1.0, -2.0], "choice": [0], "correct": correct, "chance": 0.5,
+           "truncated_tokens": 0}  # fmt: skip
+    return row | more
+
+
+def answer_row(item: int, words: int) -> dict[str, Any]:
+    """One line of items.jsonl for a generated answer, with three tokens for two words."""
+    return {"task": "calf_questions", "protocol": "generate", "item": f"open-{item:03}", "category": "", "question": "Why?",
+            "answer": " ".join(["word"] * words), "finish": "eos", "new_tokens": words * 3 // 2}  # fmt: skip
+
+
+def write_scores(
+    folder: Path, rows: dict[str, list[dict[str, Any]]], *, artifacts: dict[str, str] | None = None
+) -> Path:
+    """Give a run folder evaluations with stored items: subject -> rows of items.jsonl, scored as the harness does."""
+    scores = [to_row(one) for subject, found in rows.items() for one in item_scores(subject, found)]
+    jsonl.write(folder / "scores.jsonl", scores)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for subject, found in rows.items():
+        place = folder / "stages" / f"scores_{subject}"
+        place.mkdir(parents=True, exist_ok=True)
+        jsonl.write(place / "items.jsonl", found)
+        artifact = (artifacts or {}).get(subject, f"Evaluate-1-{folder.name}-{subject}")
+        manifest["nodes"][f"scores_{subject}"] = {
+            "status": "computed", "why": "", "seconds": 1.0, "metrics": {}, "path": "", "stage": "Evaluate",
+            "artifact": artifact, "counts": {"in": 1, "kept": 1, "dropped": {}},
+        }  # fmt: skip
+    write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+def item_scores(subject: str, rows: list[dict[str, Any]]) -> list[Score]:
+    """Scores of stored rows: means of `correct`, and of words."""
+    return [
+        scoring.score(subject, *key, list(values.values()), chance=None)
+        for key, values in scoring.item_values(rows).items()
+    ]

@@ -1,0 +1,128 @@
+"""Runs in, arms out: runs that differ in their seeds alone are one arm, named by what sets it apart from the control."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfalign.identity import differences
+from selfalign.report.model import Run
+from selfalign.tracking.scrub import scrub
+
+PLACES = ("store", "runs", "tracking", "name", "plan", "arms")
+"""Settings that say where a run is kept, how it is told and what else its sweep has, not what was done."""
+LONGEST_LABEL = 4
+"""Settings that an arm's label names; an arm that differs in more is called by its run."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seeds alone."""
+
+    label: str
+    """What sets it apart from the control."""
+    runs: Mapping[str, Run]
+    """Seeds (as text) -> run."""
+
+
+def arms(runs: Sequence[Run], control: str = "") -> tuple[list[Arm], list[str]]:
+    """The arms, the control first, and a sentence for each run that is in none.
+
+    The control is the arm of the run `control` (a run id), else the first arm that leaves out no principle, else the
+    first. The others stand in the order of the principles that they leave out, then of the runs.
+    """
+    grouped: dict[str, dict[str, Run]] = {}
+    notes = []
+    for run in runs:
+        if not run.config:
+            notes.append(f"{run.run_id} is in no comparison: its settings (config.yaml) are missing")
+            continue
+        seeds = _text(dict(_seeds(run.config)))
+        members = grouped.setdefault(_text(_settings(run)), {})
+        if seeds in members:
+            same = members[seeds].run_id
+            notes.append(
+                f"{run.run_id} is in no comparison: it has the settings and seeds of {same}, which stands for both"
+            )
+        else:
+            members[seeds] = run
+    found = list(grouped.values())
+    if not found:
+        return [], notes
+    told = [members for members in found if control and any(run.run_id == control for run in members.values())]
+    whole = [members for members in found if not _dropped(_first(members).config)]
+    first = (told or whole or found)[0]
+    names: list[str] = []
+    others = sorted((members for members in found if members is not first), key=lambda one: _rank(_first(one).config))
+    for members in others:
+        label = _label(_first(first), _first(members))
+        names.append(label if label not in names else f"{label} ({_first(members).run_id})")
+    return [Arm("control", first), *(Arm(name, one) for name, one in zip(names, others, strict=True))], notes
+
+
+def _first(members: Mapping[str, Run]) -> Run:
+    return next(iter(members.values()))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def comparable(run: Run) -> dict[str, Any]:
+    """The settings of a run without PLACES and secrets."""
+    return {key: value for key, value in scrub(dict(run.config)).items() if key not in PLACES}
+
+
+def _settings(run: Run) -> Any:
+    """The settings of a run without its seeds."""
+
+    def without_seeds(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: without_seeds(entry) for key, entry in value.items() if key != "seed"}
+        return value
+
+    return without_seeds(comparable(run))
+
+
+def _seeds(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if key == "seed":
+                yield f"{prefix}{key}", value
+            elif prefix or key not in PLACES:
+                yield from _seeds(value, f"{prefix}{key}.")
+
+
+def _dropped(config: Mapping[str, Any]) -> list[str]:
+    principles = config.get("principles")
+    return list(map(str, principles.get("drop") or ())) if isinstance(principles, Mapping) else []
+
+
+def _rank(config: Mapping[str, Any]) -> list[int]:
+    """Places of the dropped principles in the set, which orders the arms."""
+    principles = config.get("principles")
+    ids = list(map(str, principles.get("ids") or ())) if isinstance(principles, Mapping) else []
+    return [ids.index(name) if name in ids else len(ids) for name in _dropped(config)]
+
+
+def _label(control: Run, run: Run) -> str:
+    """What sets an arm apart: dropped principles by name, other settings as overrides."""
+    changed = differences(_settings(control), _settings(run))
+    # A setting that many stages share stands once at the top, and again in each of them.
+    own = [
+        (key, new)
+        for key, old, new in changed
+        if not any(key.endswith(f".{short}") and (old, new) == (was, now) for short, was, now in changed)
+    ]
+    if not own or len(own) > LONGEST_LABEL:
+        return run.run_id
+    return ", ".join(
+        f"without {', '.join(map(str, new))}" if key == "principles.drop" and new else f"{key}={_shown(new)}"
+        for key, new in own
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -1,0 +1,53 @@
+"""Statistics of sweeps: outcomes of items in; p-values, intervals, corrections and effects of factors out.
+
+Pure functions of numpy arrays, which know nothing of runs or models. An item's difference between two arms is the unit
+unless a function says otherwise, so that every comparison is paired.
+"""
+
+from selfalign.statistics.corrections import benjamini_hochberg, holm
+from selfalign.statistics.designs import Effect, Shapley, effects, pair_interaction, plackett_burman, shapley
+from selfalign.statistics.outcomes import Cluster, Flips, Pairs, align, flips, units
+from selfalign.statistics.paired import (
+    Equivalence,
+    Estimate,
+    PValue,
+    bootstrap,
+    equivalence,
+    mcnemar,
+    min_f,
+    ratio,
+    sign_flips,
+    unpaired,
+)
+from selfalign.statistics.power import Rate, binary_pairs, minimum_detectable_effect, rejection_rate
+
+__all__ = [
+    "Cluster",
+    "Effect",
+    "Equivalence",
+    "Estimate",
+    "Flips",
+    "PValue",
+    "Pairs",
+    "Rate",
+    "Shapley",
+    "align",
+    "benjamini_hochberg",
+    "binary_pairs",
+    "bootstrap",
+    "effects",
+    "equivalence",
+    "flips",
+    "holm",
+    "mcnemar",
+    "min_f",
+    "minimum_detectable_effect",
+    "pair_interaction",
+    "plackett_burman",
+    "ratio",
+    "rejection_rate",
+    "shapley",
+    "sign_flips",
+    "units",
+    "unpaired",
+]
