@@ -43,6 +43,7 @@ class Conversation:
 
         Raises SelfAlignError where the question alone is too long.
         """
+        tokens = 0
         for left_out in range(len(self.turns) + 1):
             text = self.meta
             for asked, answer in self.turns[left_out:]:
@@ -120,7 +121,8 @@ class Speakers:
         with self._as(name), torch.inference_mode(), torch.random.fork_rng():
             # transformers' `generate` draws from the global generator alone; it is put back behind this block.
             torch.manual_seed(seed)  # noqa: TID251
-            self.model.generate(
+            model: Any = self.model
+            model.generate(
                 input_ids=encoded.input_ids,
                 attention_mask=encoded.attention_mask,
                 max_new_tokens=max_new_tokens,
@@ -159,7 +161,7 @@ class _Streamer:
 
     def _whole(self) -> str:
         # Half a character of several bytes is decoded as a replacement character, until its other half is there.
-        return self.tokenizer.decode(self.tokens, skip_special_tokens=True).rstrip("\ufffd").lstrip()
+        return str(self.tokenizer.decode(self.tokens, skip_special_tokens=True)).rstrip("\ufffd").lstrip()
 
     def _show(self, text: str) -> None:
         if len(text) > len(self.text) and text.startswith(self.text):

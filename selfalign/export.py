@@ -114,7 +114,8 @@ def export(
 
 def adapters_of(run: Run) -> dict[str, Path]:
     """Node -> its adapter's folder, the last stage first; empty where the run has trained nothing."""
-    folders = {one.name: one.folder / "adapter" for one in run.nodes if one.folder is not None}
+    done = [one for one in run.nodes if one.status in ("computed", "reused")]
+    folders = {one.name: one.folder / "adapter" for one in done if one.folder is not None}
     return {name: folders[name] for name in NODES if name in folders and folders[name].is_dir()}
 
 

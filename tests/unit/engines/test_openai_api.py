@@ -613,7 +613,7 @@ def test_the_command_of_a_run_serves_its_model_and_its_adapters(tmp_path, capsys
 
     def command() -> list[str]:
         (run / "config.yaml").write_text(json.dumps(config))
-        (run / "manifest.json").write_text(json.dumps({"nodes": nodes}))
+        (run / "manifest.json").write_text(json.dumps({"run_id": "mine", "nodes": nodes}))
         assert serve_command(["mine", "--runs", str(tmp_path / "runs")]) == 0
         return shlex.split(capsys.readouterr().out)
 
