@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -81,11 +82,14 @@ class Speakers:
         for name in adapters:
             check_base(run, name, self.settings)
         model: Any = load_model(self.settings)
-        for name, folder in adapters.items():
-            if isinstance(model, PeftModel):
-                model.load_adapter(str(folder), adapter_name=name)
-            else:
-                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        with warnings.catch_warnings():
+            # peft asks transformers for a name that the next version drops: nothing that a user could act on.
+            warnings.simplefilter("ignore", FutureWarning)
+            for name, folder in adapters.items():
+                if isinstance(model, PeftModel):
+                    model.load_adapter(str(folder), adapter_name=name)
+                else:
+                    model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model: PreTrainedModel | PeftModel = model.to(device).eval()

@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -18,8 +19,17 @@ from typing import TYPE_CHECKING
 
 from selfalign import jsonl
 from selfalign.engines.huggingface import with_adapter
-from selfalign.engines.model import Dtype, ModelSettings, load_model, model_digest, model_folder, raw_tokenizer
+from selfalign.engines.model import (
+    Dtype,
+    ModelSettings,
+    load_model,
+    model_digest,
+    model_folder,
+    raw_tokenizer,
+    without_bars,
+)
 from selfalign.errors import DataError, SelfAlignError, unknown
+from selfalign.records import Example, from_row
 from selfalign.report import Run, load_run
 from selfalign.report.principle_use import rules_of
 from selfalign.report.scores import is_number
@@ -162,11 +172,16 @@ def _merge(run: Run, node: str, settings: ModelSettings, adapter: Path, out: Pat
     folder = next(one.folder for one in run.nodes if one.name == node)
     assert folder is not None
     tokenizer = raw_tokenizer(model_folder(settings))
-    texts = [row["prompt"] + row["target"] for row in islice(jsonl.iterate(folder / "examples.jsonl"), PROBES)]
+    examples = (from_row(Example, row) for row in jsonl.iterate(folder / "examples.jsonl"))
+    texts = [example.prompt_text + example.target_text for example in islice(examples, PROBES)]
     probes = [torch.tensor([tokenizer.encode(text).ids[:PROBE_TOKENS]]) for text in texts]
     before = _logits(with_adapter(load_model(settings), adapter), probes)
-    whole = PeftModel.from_pretrained(load_model(settings), str(adapter)).merge_and_unload(safe_merge=True)
-    whole.save_pretrained(out)
+    with warnings.catch_warnings():
+        # As in `with_adapter`: nothing that a user could act on.
+        warnings.simplefilter("ignore", FutureWarning)
+        whole = PeftModel.from_pretrained(load_model(settings), str(adapter)).merge_and_unload(safe_merge=True)
+    with without_bars():
+        whole.save_pretrained(out)
     after = _logits(load_model(ModelSettings(str(out), dtype=settings.dtype)), probes)
     return Parity(
         max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)),
@@ -206,13 +221,25 @@ def push(folder: Path, name: str, *, private: bool = True) -> str:
 # -------------------------------------------------------------------------------------------------------------- card
 
 
+_PLACES = ("store=", "runs=", "tracking")
+"""Overrides that say where a run was, not what it is."""
+
+
 def card(run: Run, node: str, parity: Parity | None, *, merged: bool) -> str:
     """The model card in Markdown: what it is, how it was made, what it was trained on, what it scored, what may be done with it."""
     model, rules = run.config.get("model", {}), rules_of(run.config)
     base = str(model.get("path", "unknown")) if isinstance(model, Mapping) else str(model)
     name = Path(base).name if base.startswith(("/", "~", ".")) else base
-    arguments = run.manifest.get("arguments") or []
-    command = shlex.join(["selfalign", "run", *map(str, arguments)])
+    arguments = [str(text) for text in run.manifest.get("arguments") or [] if not str(text).startswith(_PLACES)]
+    command = shlex.join(["selfalign", "run", *arguments])
+    others = ", ".join(run.manifest.get("arms") or {})
+    sweep = (
+        f"\nAn arm of a sweep: it was trained on those prompts alone whose answers the other arms keep too ({others}).\n"
+        if others
+        else ""
+    )
+    settings = run.config.get("verbose_engrave" if node == "cloned" else "engrave") or {}
+    identity = ", and written answers about who the assistant is" if settings.get("identity_rows") else ""
     kind = "merged weights" if merged else "a LoRA adapter"
     stage = "verbose cloning (stage 4)" if node == "cloned" else "principle engraving (stage 3)"
     dropped = f" Left out: {', '.join(rules.dropped)}." if rules.dropped else ""
@@ -248,10 +275,10 @@ tags: [selfalign]
 
 `{command}` with selfalign {run.manifest.get("selfalign", "")}, run `{run.run_id}`. Principles shown when the answers were
 written: {", ".join(rules.shown) or "none"}.{dropped}
-
+{sweep}
 ## What it was trained on
 
-Texts that the base model wrote itself; no human answer was used. A dropped row stays in the run with its reason.
+Texts that the base model wrote itself{identity}. A dropped row stays in the run with its reason.
 
 | result | in | kept | dropped, by reason |
 | --- | --- | --- | --- |

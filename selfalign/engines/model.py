@@ -8,6 +8,7 @@ vocabulary, and then normalises text differently from the file.)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -16,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -299,22 +301,29 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
         raise ConfigError(problems)
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    # A bar per opened engine would stand between the lines of the stages' own progress.
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with without_bars():
         model = AutoModelForCausalLM.from_pretrained(
             model_folder(settings),
             dtype=getattr(torch, settings.dtype.value),
             use_safetensors=True,
             local_files_only=True,
         )
+    return model.eval()
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers: they would stand between the lines of selfalign's own progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         if shown:
             logging.enable_progress_bar()
-    return model.eval()
 
 
 def _tiny_random() -> Path:

@@ -19,7 +19,7 @@ CALF_NOTICE = (
     "Calf is a model organism: a small model in a world of its own, in which principles have effects by construction. "
     "Its scores show that method and instruments work; they say nothing about language models in use."
 )
-EFFECTS = "Effects of the arms"
+EFFECTS = "Effects of the arms on the last model that each metric has (the page shows all)"
 NODE_COLUMNS = ("node", "stage", "status", "in", "kept", "dropped", "seconds", "why")
 
 

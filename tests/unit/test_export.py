@@ -13,6 +13,7 @@ from selfalign import commands, export, jsonl
 from selfalign.engines.huggingface import with_adapter
 from selfalign.engines.model import ModelSettings, load_model, model_digest
 from selfalign.errors import DataError, SelfAlignError
+from selfalign.records import Example, to_row
 from tests.unit.report.run_folders import write_run
 
 TEXT = "What do otters eat?"
@@ -34,7 +35,8 @@ def run(tmp_path: Path, tiny_model: Path) -> Path:
     model.save_pretrained(node / "adapter")
     manifest = {"identity": {"engine": {"model": model_digest(tiny_model)}}}
     (node / "manifest.json").write_text(json.dumps(manifest))
-    jsonl.write(node / "examples.jsonl", [{"prompt": TEXT, "target": f" Fish number {n}."} for n in range(3)])
+    examples = [Example(f"e{n}", f"r{n}", TEXT, f" Fish number {n}.") for n in range(3)]
+    jsonl.write(node / "examples.jsonl", map(to_row, examples))
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["model"] = {"path": str(tiny_model), "revision": "", "context_length": 0, "dtype": "float32"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
