@@ -47,12 +47,13 @@ class Parity:
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
         """Write `prompts.jsonl` (kept where every arm keeps its answer) and `arms.jsonl` (what each arm keeps by itself).
 
-        Raises StageError where no prompt is left.
+        An arm that keeps no answer at all cannot be trained, and takes nothing from the others. Raises StageError where no
+        prompt is left.
         """
         asked = read_prompts(inputs["prompts"])
         by_arm = [inputs[role] for role in sorted(inputs) if role != "prompts"]
         answered = [{response.prompt_id for response in read_responses(arm)} for arm in by_arm]
-        common = set.intersection(*answered)
+        common = set.intersection(*(kept for kept in answered if kept)) if any(answered) else set[str]()
         rows = [_row(prompt, is_common=prompt.id in common) for prompt in asked]
         jsonl.write(out / "prompts.jsonl", map(to_row, rows))
         arms = [
@@ -61,7 +62,7 @@ class Parity:
         ]
         jsonl.write(out / "arms.jsonl", arms)
         if not common:
-            fewest = min(arms, key=lambda arm: arm["kept"])
+            fewest = min((arm for arm in arms if arm["kept"]), key=lambda arm: arm["kept"], default=arms[0])
             raise StageError(
                 f"expected at least one prompt whose answer every arm of the sweep keeps, found none of {len(asked)} (the arm "
                 f"with fewest, {fewest['artifact']}, keeps {fewest['kept']}); look at its answers, leave that arm out, or "

@@ -73,6 +73,15 @@ def test_arms_without_a_common_prompt_are_refused_with_what_to_do(tmp_path: Path
         cut(tmp_path, [{"p00", "p02"}, {"p01"}])
 
 
+def test_an_arm_without_any_answer_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    inputs, parity = cut(tmp_path, [{"p00", "p01"}, set(), {"p01", "p02"}])
+    assert common_prompts(parity) == {"p01"}
+    with pytest.raises(StageError, match="expected at least one kept row of responses"):
+        Engrave().examples(inputs["arm_001"], parity)
+    with pytest.raises(StageError, match="found none of 20"):
+        cut(tmp_path / "none", [set(), set()])
+
+
 def test_the_cut_is_the_same_in_whatever_order_the_arms_come(tmp_path: Path) -> None:
     arms = [{"p00", "p01", "p05"}, {"p01", "p05"}, {"p01", "p05", "p07"}]
     found = set()
