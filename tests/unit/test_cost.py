@@ -109,7 +109,10 @@ def test_wrong_settings_are_named() -> None:
 
 
 @pytest.mark.parametrize("preset", ["dromedary", "dromedary2"])
-def test_a_preset_is_reckoned_before_anything_of_it_is_there(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preset_is_reckoned_before_anything_of_it_is_there(
+    preset: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SELFALIGN_DATA", raising=False)
     assert commands.plan([f"experiments={preset}", "plan.price_per_hour=2"]) == 0
     out = capsys.readouterr().out
     for text in (
