@@ -28,6 +28,7 @@ from selfalign.engines.model import (
     raw_tokenizer,
     without_bars,
 )
+from selfalign.engines.serving import ADAPTER_FILES
 from selfalign.errors import DataError, SelfAlignError, unknown
 from selfalign.records import Example, from_row
 from selfalign.report import Run, load_run
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 NODES = ("cloned", "engraved")
 """Nodes that have an adapter, the last stage first."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PROBES = 16
 """Training texts on which a merged model is compared."""
 PROBE_TOKENS = 512
