@@ -9,6 +9,7 @@ from pathlib import Path
 
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store
+from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
 from selfalign.identity import digest, plain
 from selfalign.pipeline import Node, plan
@@ -64,9 +65,21 @@ def _source(nodes: Mapping[str, Node], name: str, role: str) -> str:
 
 
 def own(one: Experiment, arms: Sequence[Experiment]) -> Experiment:
-    """The arm with these settings, as the sweep has it; the experiment itself where it is no arm of the sweep."""
+    """The arm with these settings, as the sweep has it; outside a sweep, the experiment itself.
+
+    Raises ConfigError for a job that is none of the sweep's arms although it must be at parity with them: a sweeper that makes
+    up its jobs as it goes, or a setting that Hydra fills in for each job.
+    """
     wanted = digest(plain(one, keep_transient=True))
-    return next((arm for arm in arms if digest(plain(replace(arm, arms={}), keep_transient=True)) == wanted), one)
+    found = next((arm for arm in arms if digest(plain(replace(arm, arms={}), keep_transient=True)) == wanted), None)
+    if found is None and arms and one.parity:
+        raise ConfigError(
+            [
+                "parity: expected a job whose settings were known before the sweep began, found others; give them as values, or "
+                "let each arm train on all it keeps with parity=false"
+            ]
+        )
+    return found or one
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,16 +44,18 @@ def plan(arguments: list[str]) -> int:
         runs = [_filled(one) for one in runs]
     elif multirun:
         runs = list(arms.at_parity(dict(zip(arms.labels(jobs), runs, strict=True))).values())
-    planned: set[str] = set()
+    # Another device or price is another reckoning: only what was reckoned with the same counts as shared.
+    planned: set[tuple[cost.PlanSettings, str]] = set()
     # Arms send mostly the same texts: each is counted once.
     counts: dict[ModelSettings, Callable[[str], int]] = {}
-    seconds = 0.0
+    totals: dict[tuple[cost.PlanSettings, float, int], float] = defaultdict(float)
     for job, one in zip(jobs, runs, strict=True):
         print(" ".join(job) or one.name, end="\n" if missing else f": {run_folder(one)}\n")
-        seconds += _print_run(one, planned, counts, pilot, is_whole=not missing)
-    one = runs[0]
-    for line in cost.total(seconds, one.plan, _parameters(one), _BYTES[one.model.dtype]):
-        print(line)
+        of_run = _print_run(one, planned, counts, pilot, is_whole=not missing)
+        totals[one.plan, _parameters(one), _BYTES[one.model.dtype]] += of_run
+    for (settings, parameters, size), seconds in totals.items():
+        for line in cost.total(seconds, settings, parameters, size):
+            print(line)
     for gap in missing:
         print(f"not there yet: {gap}")
     return 0
@@ -81,7 +84,7 @@ def _gaps(one: Experiment) -> list[str]:
 _GAPS = (
     "model: model.path",
     "evaluation: evaluation.data",
-    "merge",
+    "merge.file",
     "stages: self_align and verbose_clone read prompts",
     # What this machine lacks, the one that will run it may have.
     "trainer.strategy",
@@ -100,7 +103,7 @@ def _filled(one: Experiment) -> Experiment:
 
 def _print_run(
     one: Experiment,
-    planned: set[str],
+    planned: set[tuple[cost.PlanSettings, str]],
     counts: dict[ModelSettings, Callable[[str], int]],
     pilot: Mapping[str, cost.Measured],
     *,
@@ -125,8 +128,9 @@ def _print_run(
         item = items.get(name)
         status = "compute"
         if item is not None:
-            status = "reuse" if item.is_published else "shared" if item.artifact in planned else "compute"
-            planned.add(item.artifact)
+            key = (one.plan, item.artifact)
+            status = "reuse" if item.is_published else "shared" if key in planned else "compute"
+            planned.add(key)
         artifact = item.artifact if item else ""
         print(f"  {name:<18} {status:<9}  {artifact}  {_prompt_tokens(nodes[name].stage, count)}".rstrip())
         seconds = costs[name].device_seconds(one.plan, _parameters(one), _BYTES[one.model.dtype])

@@ -128,7 +128,8 @@ class Contamination:
             jsonl.write(out / "prompts.jsonl", map(to_row, rows))
         outcome = count(rows)
         of_task = Counter(match.task for match in matches)
-        missing = [name for name, task in catalogue().items() if task not in self._tasks()]
+        there = {task.name for task in self._tasks()}
+        missing = [name for name in catalogue() if name not in there]
         outcome.metrics = {"contaminated": len(matches), "questions": len(asked), "not_compared": ", ".join(missing)}
         outcome.metrics |= {f"contaminated/{task}": of_task[task] for task in dict.fromkeys(task for task, _ in asked)}
         return outcome

@@ -9,6 +9,7 @@ import pytest
 
 from selfalign import arms, experiment, groups
 from selfalign.artifacts import Store
+from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
 from selfalign.pipeline import plan
 
@@ -91,7 +92,12 @@ def test_a_job_finds_its_arm_and_a_single_run_none(tmp_path: Path) -> None:
     for one in found.values():
         assert arms.own(replace(one, arms={}), list(found.values())) is one
     alone = replace(next(iter(found.values())), arms={}, seed=7)
-    assert arms.own(alone, list(found.values())) is alone
+    assert arms.own(alone, []) is alone
+    # A job that the sweep did not know cannot be at parity, and does not go on as if it were.
+    with pytest.raises(ConfigError, match="parity=false"):
+        arms.own(alone, list(found.values()))
+    free = replace(alone, parity=False)
+    assert arms.own(free, list(found.values())) is free
 
 
 def test_a_run_at_parity_has_a_folder_of_its_own_whatever_the_labels_are(tmp_path: Path) -> None:

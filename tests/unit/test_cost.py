@@ -10,6 +10,7 @@ import pytest
 
 from selfalign import commands, cost, experiment, groups, jsonl
 from selfalign.cost import Cost, Measured, PlanSettings
+from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
 
 
@@ -127,8 +128,6 @@ def test_a_preset_is_reckoned_before_anything_of_it_is_there(
 
 
 def test_a_mistake_is_named_where_the_model_is_not_there_yet_too(capsys: pytest.CaptureFixture[str]) -> None:
-    from selfalign.errors import ConfigError
-
     with pytest.raises(ConfigError, match="self_align.min_characters"):
         commands.plan(["experiments=dromedary", "self_align.min_characters=-3"])
 
@@ -147,3 +146,18 @@ def test_arms_of_a_sweep_pay_for_what_they_share_once(tmp_path: Path, capsys: py
     assert sum("476 requests" in line for line in lines) == 2
     assert sum("tokens trained on" in line for line in lines) == 2
     assert sum(line.split()[:2] == ["instructions", "shared"] for line in lines) == 1
+
+
+def test_two_devices_are_reckoned_each_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = ["experiments=quickstart", "tracking=none", f"store={tmp_path}", "stages=no_cloning", "evaluation=none"]
+    assert commands.plan([*two, "plan.device=cpu_core,h100_80gb", "-m"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" of one cpu_core" in line for line in lines) == sum(" of one h100_80gb" in line for line in lines) == 1
+    assert sum("tokens trained on" in line for line in lines) == 2 and not [
+        line for line in lines if " shared  " in line
+    ]
+
+
+def test_a_preset_without_a_model_hides_no_other_mistake() -> None:
+    with pytest.raises(ConfigError, match="merge.near_duplicate"):
+        commands.plan(["experiments=dromedary", "merge.near_duplicate=3"])
