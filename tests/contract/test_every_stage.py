@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import selfalign.stages
+from selfalign import jsonl, resources
 from selfalign.artifacts import Store
 from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest
 from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
@@ -215,6 +216,26 @@ def test_results_do_not_depend_on_the_size_of_groups(tmp_path: Path) -> None:
     for size in (1, 8, 32):
         run(generating(), Store(tmp_path / str(size)), context(ScriptedEngine(respond, group_size=size)))
     assert contents(tmp_path / "1") == contents(tmp_path / "8") == contents(tmp_path / "32")
+
+
+@pytest.mark.slow
+def test_a_models_records_are_the_same_to_the_byte_for_any_number_of_rows_at_once(tmp_path: Path) -> None:
+    from selfalign.engines.base import NgramPenalty, Sampling
+    from selfalign.engines.huggingface import HuggingFace
+
+    questions = jsonl.read(resources.PACKAGE / "calf" / "data" / "calf_questions" / "question.jsonl")[:33]
+    jsonl.write(tmp_path / "mine.jsonl", ({"instruction": row["text"]} for row in questions))
+    drawn = Sampling(
+        60, temperature=0.9, top_p=0.95, logit_bias={"Sorry": -100.0}, ngram_penalty=NgramPenalty(trigram=1.0)
+    )
+    answers = SelfAlign(PrincipleSettings(ids=SIXTEEN), ExemplarSettings(ids=FIVE), sampling=drawn, thoughts_tokens=40)
+    found = []
+    for size in (1, 8, 32):
+        store = tmp_path / str(size)
+        engine = HuggingFace(batch_size=size, threads=1)
+        run({"prompts": Merge(file=str(tmp_path / "mine.jsonl")), "responses": answers}, Store(store), Context(engine))
+        found.append(contents(store))
+    assert found[0] == found[1] == found[2] and len(found[0]) > 3
 
 
 def test_every_funnel_adds_up_and_drops_nothing_without_a_reason(tmp_path: Path) -> None:
