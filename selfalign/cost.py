@@ -1,7 +1,9 @@
 """What a run would cost, before it runs: requests, tokens, device hours and money of each node, from its settings alone.
 
-Prompts are counted to the token. What a model will write is not known before it has written: `Expected` says what is reckoned
-with, a finished run (`selfalign plan --pilot RUN`) replaces that by what it measured. Nothing here changes a result.
+Times are right in their order of magnitude, no more: they follow from `utilisation`, which is what one has to know.
+
+What prompts share is counted to the token; demonstrations and questions, which differ from one to the next, by examples from the
+seeds. What a model will write is not known before it has written: `Expected` says what is reckoned with, a finished run (`selfalign plan --pilot RUN`) replaces that by what it measured. Nothing here changes a result.
 
 Operations by Kaplan et al. 2020 (arXiv:2001.08361, section 2.1): 2 per parameter for a token that is read or written. LoRA's
 backward pass goes through the frozen weights and computes no gradient of them: 4 per parameter for a token that is trained on, 6
@@ -56,9 +58,10 @@ DEVICES = {
     "l40s": Device(362e12, 864e9, 48),
     "h100_80gb": Device(989e12, 3350e9, 80),
     "h200": Device(989e12, 4800e9, 141),
-    "cpu_core": Device(50e9, 10e9, 8),
+    "cpu_core": Device(80e9, 20e9, 8),
 }
-"""Device -> its data sheet: SXM modules where there are several; a core of a server's processor by measurement, in float32."""
+"""Device -> its data sheet: SXM modules where there are several. `cpu_core` is no data sheet: one thread of an EPYC server
+processor with torch 2.13 in float32 (a product of two 1,024 x 1,024 matrices, the sum of 256 MB), and 8 GiB for each."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def costs(
     found: dict[str, Cost] = {}
     for name, node in nodes.items():
         kept = {role: found[source].kept for role, source in node.inputs.items()}
-        found[name] = estimate.of(name.partition(" (")[0], node.stage, kept)
+        found[name] = estimate.of(name.removesuffix(f" ({node.arm})"), node.stage, kept)
     return found
 
 

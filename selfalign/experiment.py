@@ -208,13 +208,13 @@ def _answers(arm: Experiment, asked: str, label: str) -> dict[str, Node]:
     return nodes
 
 
-def answers_node(stages: Stages) -> str:
+def _answers_node(stages: Stages) -> str:
     """The node whose answers are engraved."""
     return "critiqued" if stages.self_critique else "responses"
 
 
 def _engraved(arm: Experiment, asked: str, label: str, parity: dict[str, Node]) -> dict[str, Node]:
-    inputs = {"responses": _of(answers_node(arm.stages), label), **_role(parity)}
+    inputs = {"responses": _of(_answers_node(arm.stages), label), **_role(parity)}
     nodes = {_of("engraved", label): Node(arm.engrave, inputs, label)}
     if arm.stages.verbose_clone:
         inputs = {"prompts": asked, "adapter": _of("engraved", label)}
@@ -228,7 +228,7 @@ def _parity(name: str, arms: Mapping[str, Experiment], asked: str, nodes: Mappin
     for label, arm in arms.items():
         makers = [arm.self_align, arm.self_critique if arm.stages.self_critique else None]
         makers += [arm.engrave, arm.verbose_clone] if name == "verbose_parity" else []
-        node = _of("verbose_responses" if name == "verbose_parity" else answers_node(arm.stages), label)
+        node = _of("verbose_responses" if name == "verbose_parity" else _answers_node(arm.stages), label)
         if node in nodes:
             compared.setdefault(digest(plain(makers)), node)
     if len(compared) < 2:
