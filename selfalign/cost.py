@@ -3,7 +3,8 @@
 Times are right in their order of magnitude, no more: they follow from `utilisation`, which is what one has to know.
 
 What prompts share is counted to the token; demonstrations and questions, which differ from one to the next, by examples from the
-seeds. What a model will write is not known before it has written: `Expected` says what is reckoned with, a finished run (`selfalign plan --pilot RUN`) replaces that by what it measured. Nothing here changes a result.
+seeds. What a model will write is not known before it has written: `Expected` says what is reckoned with, a finished run
+(`selfalign plan --pilot RUN`) replaces that by what it measured. Nothing here changes a result.
 
 Operations by Kaplan et al. 2020 (arXiv:2001.08361, section 2.1): 2 per parameter for a token that is read or written. LoRA's
 backward pass goes through the frozen weights and computes no gradient of them: 4 per parameter for a token that is trained on, 6
