@@ -6,7 +6,7 @@ completion depends on its request and on the model, not on its neighbours in a b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,8 @@ class Sampling:
     """Keeps the likeliest tokens whose probabilities add up to this (0 < top_p <= 1)."""
     top_k: int = 0
     """Keeps this many likeliest tokens; 0 keeps all."""
+    min_p: float = 0.0
+    """Keeps the tokens at least this share as likely as the likeliest one (0 <= min_p <= 1; 0 keeps all)."""
     logit_bias: dict[str, float] = field(default_factory=dict)
     """Text -> what is added to the logit of the text's first token (finite, natural-log units; -100 bans it), behind a
     space and elsewhere: `Sorry: -100` bans all words that begin with that token. `<eos>` means every end token of the
@@ -134,24 +136,47 @@ class ScoreResult:
     """Tokens of the context that did not fit the model's context window and were cut from its start."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine is doing with the requests of one `generate` call."""
+
+    finished: int
+    """Requests whose completion has been handed out."""
+    live: int
+    """Requests that are being written at this moment."""
+    new_tokens: int
+    """Tokens written so far, by finished and live requests."""
+
+
+Watch = Callable[[Load], None]
+"""Called every few steps of a `generate` call, for displays."""
+
+
 class Engine(Protocol):
-    """A loaded model. Obtained from an `EngineSettings.open`, which also closes it."""
+    """A loaded model. Obtained from an `EngineSettings.open`, which also closes it.
+
+    Results come as they are finished, in any order: `id` says whose they are. What a request's result is depends on the
+    request and the model; what stands beside it in a batch can move the last bits of its logits, and so, where two tokens
+    tie to within rounding, its text. The same `group_size` requests in one call, in the same order, give the same results
+    to the bit on the same machine.
+    """
 
     context_length: int
     """Tokens that prompt and completion may have together."""
     group_size: int
-    """Requests that are computed together; a caller that resumes repeats whole groups, so that results stay identical
-    to the bit."""
+    """Requests that a caller hands over in one call, so that all can be kept busy; a caller that resumes repeats whole
+    groups."""
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
-        """One completion per request, in the order of the requests.
+    def generate(self, requests: Iterable[GenerateRequest], watch: Watch | None = None) -> Iterator[Completion]:
+        """One completion per request, as they are finished.
 
+        Requests are taken as there is room for them: a lazy iterable is never read far ahead. Ids are unique in a call.
         Raises StageError naming the request whose prompt leaves no room for a single new token.
         """
         ...
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[ScoreResult]:
-        """One result per request, in the order of the requests."""
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
+        """One result per request, as they are finished. Ids are unique in a call."""
         ...
 
     def count_tokens(self, text: str) -> int:

@@ -9,15 +9,16 @@ up a quarter of it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult
+from selfalign.engines.base import Completion, GenerateRequest, Load, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
     count_tokens,
@@ -168,14 +169,19 @@ class HuggingFaceEngine:
         """Tokens of a text as a prompt."""
         return len(self._tokenizer.encode(text).ids)
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[GenerateRequest], watch: Watch | None = None) -> Iterator[Completion]:
         """One completion per request, in their order; `new_tokens` counts every token drawn, an end token too.
 
         Raises StageError for a prompt that leaves no room for one new token, a request that cannot be met, and logits
         that are not numbers.
         """
-        for start in range(0, len(requests), self.group_size):
-            yield from self._generate_group(requests[start : start + self.group_size])
+        source, finished, written = iter(requests), 0, 0
+        while group := list(itertools.islice(source, self.group_size)):
+            for completion in self._generate_group(group):
+                finished, written = finished + 1, written + completion.new_tokens
+                yield completion
+            if watch:
+                watch(Load(finished, 0, written))
 
     def _generate_group(self, requests: Sequence[GenerateRequest]) -> list[Completion]:
         """The completions of one group."""
@@ -244,7 +250,7 @@ class HuggingFaceEngine:
         real = column >= width - lengths if left else column < lengths
         return torch.tensor(filled, device=self._model.device), real.to(self._model.device)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[ScoreResult]:
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result per request, in their order, all computed when the first one is asked for.
 
         `pair_tokens` says where the continuation begins. Raises StageError for one that is empty or longer than the

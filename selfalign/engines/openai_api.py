@@ -8,14 +8,15 @@ altogether. What a server cannot do is refused before anything is sent.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult
+from selfalign.engines.base import Completion, GenerateRequest, Load, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
     model_config,
@@ -276,16 +277,20 @@ class OpenAIApiEngine:
 
     # ------------------------------------------------------------------------------------------ completions
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[GenerateRequest], watch: Watch | None = None) -> Iterator[Completion]:
         """One completion per request, in their order. Tokens are counted by the server, or by the local tokenizer where it
         gives no count; the end token and those of a stop string that the server names count too.
 
-        Raises StageError, before anything is sent, for a prompt that leaves no room for one new token and for a request that
-        cannot be met: penalties on n-grams are nothing that a server computes.
+        Raises StageError, before anything of its group is sent, for a prompt that leaves no room for one new token and for a
+        request that cannot be met: penalties on n-grams are nothing that a server computes.
         """
-        asked = [self._asked(request) for request in requests]
-        for start in range(0, len(asked), self.group_size):
-            yield from self._server.all(self._complete, asked[start : start + self.group_size])
+        source, finished, written = iter(requests), 0, 0
+        while group := [self._asked(request) for request in itertools.islice(source, self.group_size)]:
+            for completion in self._server.all(self._complete, group):
+                finished, written = finished + 1, written + completion.new_tokens
+                yield completion
+            if watch:
+                watch(Load(finished, 0, written))
 
     def _asked(self, request: GenerateRequest) -> _Asked:
         if weights(request.sampling.ngram_penalty):
@@ -389,7 +394,7 @@ class OpenAIApiEngine:
 
     # ----------------------------------------------------------------------------------------------- scores
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[ScoreResult]:
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One result per request, in their order. `is_greedy` where the server names the likeliest tokens, else False.
 
         `pair_tokens` says where the continuation begins. Both texts are sent as token ids: the server would put a token
@@ -399,12 +404,12 @@ class OpenAIApiEngine:
         a prompt.
         """
         most = self.context_length - 2
-        pairs = [
+        pairs = (
             _Pair(one, *pair_tokens(one, self._tokenizer, self._first, most, self.context_length - 1))
             for one in requests
-        ]
-        for start in range(0, len(pairs), self.group_size):
-            yield from self._server.all(self._score, pairs[start : start + self.group_size])
+        )
+        while group := list(itertools.islice(pairs, self.group_size)):
+            yield from self._server.all(self._score, group)
 
     async def _score(self, pair: _Pair) -> ScoreResult:
         from selfalign.engines.http import RefusedError

@@ -11,13 +11,13 @@ import bisect
 import contextlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfalign import jsonl
-from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult
+from selfalign.engines.base import Completion, GenerateRequest, Load, ScoreRequest, ScoreResult, Watch
 from selfalign.errors import ConfigError, DataError, StageError
 from selfalign.identity import file_digest, seed_of, transient
 
@@ -105,11 +105,16 @@ class ScriptedEngine:
         """Words of a text."""
         return len(text.split())
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[GenerateRequest], watch: Watch | None = None) -> Iterator[Completion]:
         """One completion per request: the answer cut at its stop strings and budget, as a model's would be."""
-        for request in requests:
+        written = 0
+        for number, request in enumerate(requests, start=1):
             self.generated.append(request)
-            yield self._complete(request)
+            completion = self._complete(request)
+            written += completion.new_tokens
+            yield completion
+            if watch:
+                watch(Load(number, 0, written))
 
     def _complete(self, request: GenerateRequest) -> Completion:
         """One completion. Raises StageError for a prompt that leaves no room for a word, and for a bad budget."""
@@ -131,7 +136,7 @@ class ScriptedEngine:
             text, finish = text[: min(found)], "stop"
         return Completion(request.id, text, finish, used, self.count_tokens(text))
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[ScoreResult]:
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """One score per request; `is_greedy` where it is above log(1/2)."""
         for request in requests:
             self.scored.append(request)

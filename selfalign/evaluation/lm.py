@@ -125,7 +125,7 @@ class EngineLM:
         return self._generated.rows[self._key(prompt, options, self.seed)]
 
     def _fill(self, kept: _Kept, keys: list[str], compute: Callable[[list[str]], list[jsonl.Row]]) -> None:
-        """Compute and store what is missing, in chunks that depend on the requests alone.
+        """Compute and store what is missing, in the order of the keys and in chunks that depend on the requests alone.
 
         A chunk of which a part is missing is computed as a whole: results can differ in the last bit with the batch.
         """
@@ -134,7 +134,8 @@ class EngineLM:
         for start in range(0, len(keys), size):
             chunk = keys[start : start + size]
             if any(key not in kept.rows for key in chunk):
-                kept.add(compute(chunk))
+                rows = {row["key"]: row for row in compute(chunk)}
+                kept.add([rows[key] for key in chunk])
             if self.progress:
                 self.progress(self.task, start + len(chunk), len(keys))
 

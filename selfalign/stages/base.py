@@ -75,9 +75,9 @@ def generate(
 ) -> list[Completion]:
     """One completion per request, in order; those already in `path` are not computed again.
 
-    Rows are appended group by group. A group that a crash tore is computed again as a whole, because what stands beside
-    a request in a batch can move its last bits; the result is then the same to the byte as without the crash.
-    Raises DataError where `path` holds completions of other requests.
+    Rows are appended group by group, in the order of the requests. A group that a crash tore is computed again as a
+    whole, because what stands beside a request in a batch can move its last bits; the result is then the same to the
+    byte as without the crash. Raises DataError where `path` holds completions of other requests.
     """
     done = {row["id"]: row for row in jsonl.recover(path)}
     foreign = set(done) - {request.id for request in requests}
@@ -91,11 +91,13 @@ def generate(
         missing = {request.id for request in group} - set(done)
         if not missing:
             continue
-        rows = [asdict(completion) for completion in engine.generate(group)]
-        jsonl.append(path, [row for row in rows if row["id"] in missing])
-        done |= {row["id"]: row for row in rows}
+        rows: dict[str, jsonl.Row] = {}
+        for completion in engine.generate(group):
+            rows[completion.id] = asdict(completion)
+            progress(finished + len(missing & rows.keys()))
+        jsonl.append(path, [rows[request.id] for request in group if request.id in missing])
+        done |= rows
         finished += len(missing)
-        progress(finished)
     return [Completion(**done[request.id]) for request in requests]
 
 
