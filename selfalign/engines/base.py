@@ -119,6 +119,8 @@ class ScoreRequest:
     id: str
     context: str
     continuation: str
+    shared: str = ""
+    """A leading part of `context` that many requests have in common, of later calls too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,25 +56,20 @@ class Vocabulary:
             found.update(list(own)[:1])
         return frozenset(found)
 
-    def shifts(self, requests: Sequence[GenerateRequest]) -> Shifts | None:
-        """The shifts of a group's rows, None where no request asks for any.
+    def shift(self, request: GenerateRequest) -> Shift | None:
+        """A request's shifts before it has written anything, None where it asks for none.
 
         Raises StageError naming the request whose bias is on a text without tokens, and one with a value that is no
         finite number.
         """
-        if not any(request.sampling.logit_bias or weights(request.sampling.ngram_penalty) for request in requests):
-            return None
-        return Shifts([self._row(request) for request in requests])
-
-    def _row(self, request: GenerateRequest) -> _Row:
-        """One request's shifts before it has written anything."""
-        bias = self.bias(request)
         penalty = request.sampling.ngram_penalty
-        starts = self.word_starts if weights(penalty) and penalty.word_starts_only else None
-        return _Row(bias, penalty, starts)
+        if not request.sampling.logit_bias and not weights(penalty):
+            return None
+        bias = self.bias(request)
+        return Shift(bias, penalty, self.word_starts if weights(penalty) and penalty.word_starts_only else None)
 
     def bias(self, request: GenerateRequest) -> dict[int, float]:
-        """What a request's `logit_bias` adds to which token. Raises StageError as `shifts` does."""
+        """What a request's `logit_bias` adds to which token. Raises StageError as `shift` does."""
         _check_finite(request.id, request.sampling)
         bias: dict[int, float] = {}
         for text, value in request.sampling.logit_bias.items():
@@ -90,37 +85,22 @@ class Vocabulary:
         return bias
 
 
-class Shifts:
-    """What is added to the next logits of a group's rows. A row's shifts depend on its request and its tokens alone."""
+def shifted(logits: torch.Tensor, shifts: Sequence[Shift | None]) -> torch.Tensor:
+    """Float32 logits `[batch, vocab]` with every row's shifts added; the given ones stay as they are."""
+    import torch
 
-    def __init__(self, rows: list[_Row]) -> None:
-        self._rows = rows
-
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """Float32 logits `[batch, vocab]` with every row's shifts added; the given ones stay as they are."""
-        import torch
-
-        found = [(row, token, value) for row, one in enumerate(self._rows) for token, value in one.shift().items()]
-        if not found:
-            return logits
-        rows, tokens, values = zip(*found, strict=True)
-        at = torch.tensor([rows, tokens], device=logits.device)
-        shifted = logits.clone()
-        # No place comes twice, so that the order of writing does not matter.
-        shifted[at[0], at[1]] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
-        return shifted
-
-    def add(self, tokens: Sequence[int]) -> None:
-        """Take in the token that every row has drawn."""
-        for row, token in zip(self._rows, tokens, strict=True):
-            row.add(token)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
-        self._rows = [self._rows[row] for row in rows]
+    found = [(row, token, value) for row, one in enumerate(shifts) if one for token, value in one.values().items()]
+    if not found:
+        return logits
+    rows, tokens, values = zip(*found, strict=True)
+    at = torch.tensor([rows, tokens], device=logits.device)
+    changed = logits.clone()
+    # No place comes twice, so that the order of writing does not matter.
+    changed[at[0], at[1]] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    return changed
 
 
-class _Row:
+class Shift:
     """One request's bias, and how often each n-gram was written that may cost something."""
 
     def __init__(self, bias: dict[int, float], penalty: NgramPenalty, starts: frozenset[int] | None) -> None:
@@ -132,7 +112,7 @@ class _Row:
         # Tokens of the prompt are not told apart: no n-gram that reaches into it can have been written before.
         self._last = (NOTHING, NOTHING, NOTHING)
 
-    def shift(self) -> dict[int, float]:
+    def values(self) -> dict[int, float]:
         """What is added to the next logits, by token; the others stay as they are."""
         shift = dict(self._bias)
         for size, weight in self._weights.items():

@@ -10,7 +10,7 @@ import pytest
 from selfalign.engines.base import GenerateRequest, NgramPenalty, Sampling
 from selfalign.engines.huggingface import HuggingFaceEngine
 from selfalign.engines.model import ModelSettings, load_model, raw_tokenizer
-from selfalign.engines.penalties import Vocabulary
+from selfalign.engines.penalties import Vocabulary, shifted
 from selfalign.errors import StageError
 from tests.unit.engines.word_models import WORDS
 
@@ -61,12 +61,12 @@ def test_the_fast_shifts_are_the_formula_on_random_logits_and_histories():
         ]
         biases = [{"▁c": -3.0, ",": 1.5}, {}, {"▁a": 0.25}]
         asked = [request(ngram_penalty=p, logit_bias=b) for p, b in zip(penalties, biases, strict=True)]
-        shifts = vocabulary().shifts(asked)
+        shifts = [vocabulary().shift(one) for one in asked]
         written: list[list[int]] = [[], [], []]
         for _ in range(40):
             logits = torch.randn(3, len(PIECES), generator=noise)
             before = logits.clone()
-            found = shifts(logits)
+            found = shifted(logits, shifts)
             assert torch.equal(logits, before), "the given logits are not the shifts' to change"
             for row in range(3):
                 expected = torch.tensor(brute_force(logits[row].tolist(), written[row], penalties[row], biases[row]))
@@ -76,7 +76,9 @@ def test_the_fast_shifts_are_the_formula_on_random_logits_and_histories():
                 shifted_places += int((~same).sum())
             # Few tokens are likely, so that n-grams of every size come again.
             tokens = [draw.choices(range(len(PIECES)), [9, 9, 9, 9, 9, 1, 1, 1, 1, 1, 1, 1])[0] for _ in range(3)]
-            shifts.add(tokens)
+            for one, token in zip(shifts, tokens, strict=True):
+                if one:
+                    one.add(token)
             written = [[*row, token] for row, token in zip(written, tokens, strict=True)]
     assert shifted_places > 2000
 
@@ -91,11 +93,11 @@ def test_tokens_that_are_no_word_starts_or_have_small_ids_are_never_penalised():
     import torch
 
     penalty = NgramPenalty(unigram=5.0, bigram=5.0, first_id=3)
-    shifts = vocabulary().shifts([request(ngram_penalty=penalty)])
+    shift = vocabulary().shift(request(ngram_penalty=penalty))
     for token in [*range(len(PIECES)), *range(len(PIECES))]:
-        shifts.add([token])
+        shift.add(token)
     logits = torch.randn(1, len(PIECES), generator=torch.Generator().manual_seed(3))
-    lower = (shifts(logits) < logits)[0].nonzero()[:, 0].tolist()
+    lower = (shifted(logits, [shift]) < logits)[0].nonzero()[:, 0].tolist()
     assert {PIECES[token] for token in lower} == {"▁d", "Ġe", "▁g", "Ġh"}
 
 
@@ -104,25 +106,25 @@ def test_rows_that_leave_take_their_history_with_them():
 
     penalty = replace(ALL, unigram=1.0, trigram=2.0)
     asked = [request(ngram_penalty=replace(penalty, unigram=1.0 + row)) for row in range(4)]
-    together, alone = vocabulary().shifts(asked), [vocabulary().shifts([one]) for one in asked]
+    together, alone = ([vocabulary().shift(one) for one in asked] for _ in range(2))
     draw, live = random.Random(5), [0, 1, 2, 3]
     for step in range(30):
         logits = torch.randn(4, len(PIECES), generator=torch.Generator().manual_seed(step))
         tokens = [draw.randrange(4) for _ in range(4)]
         if step in (7, 19):
             kept = [0, 2, 3] if step == 7 else [2, 0]
-            together.select(kept)
             live = [live[row] for row in kept]
-        assert torch.equal(together(logits[live]), torch.cat([alone[row](logits[row : row + 1]) for row in live]))
-        together.add([tokens[row] for row in live])
+        apart = [shifted(logits[row : row + 1], [alone[row]]) for row in live]
+        assert torch.equal(shifted(logits[live], [together[row] for row in live]), torch.cat(apart))
         for row in live:
-            alone[row].add([tokens[row]])
+            together[row].add(tokens[row])
+            alone[row].add(tokens[row])
 
 
-def test_a_group_that_asks_for_nothing_has_no_shifts():
+def test_a_request_that_asks_for_nothing_has_no_shift():
     asked = [request(), request(ngram_penalty=NgramPenalty(word_starts_only=False, first_id=0))]
-    assert vocabulary().shifts(asked) is None
-    assert vocabulary().shifts([*asked, request(logit_bias={"b": 1.0})]) is not None
+    assert [vocabulary().shift(one) for one in asked] == [None, None]
+    assert vocabulary().shift(request(logit_bias={"b": 1.0})) is not None
 
 
 # ------------------------------------------------------------------------------------------- which tokens a text means
@@ -170,15 +172,15 @@ def test_a_text_means_its_first_token_behind_a_space_and_at_a_lines_beginning(to
 def test_two_texts_that_begin_with_one_token_add_their_values():
     import torch
 
-    shifts = vocabulary().shifts([request(logit_bias={"b": 1.0, "b ▁d": 0.5})])
-    found = shifts(torch.zeros(1, len(PIECES)))[0]
+    shift = vocabulary().shift(request(logit_bias={"b": 1.0, "b ▁d": 0.5}))
+    found = shifted(torch.zeros(1, len(PIECES)), [shift])[0]
     assert {PIECES[i]: value for i, value in enumerate(found.tolist()) if value} == {"b": 1.5}
 
 
 @pytest.mark.parametrize("text", ["", "  ", "<eos>"])
 def test_a_text_without_tokens_is_an_error_that_names_it(text):
     with pytest.raises(StageError, match=f"'r7'.*found {text!r}"):
-        vocabulary().shifts([request(), request("r7", logit_bias={"b": -1.0, text: -100.0})])
+        vocabulary().shift(request("r7", logit_bias={"b": -1.0, text: -100.0}))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_text_without_tokens_is_an_error_that_names_it(text):
 )
 def test_a_value_that_is_no_number_is_an_error_that_names_it(sampling, message):
     with pytest.raises(StageError, match=f"'r7'.*{message}"):
-        vocabulary().shifts([request("r7", **sampling)])
+        vocabulary().shift(request("r7", **sampling))
 
 
 # ---------------------------------------------------------------------------------------------------- in the engine
@@ -202,7 +204,8 @@ def prompts(count: int = 8) -> list[str]:
 
 
 def texts(engine, asked) -> list[str]:
-    return [completion.text for completion in engine.generate(asked)]
+    found = {completion.id: completion.text for completion in engine.generate(asked)}
+    return [found[one.id] for one in asked]
 
 
 def test_a_repeated_ngram_is_what_a_penalty_prevents_at_temperature_0(engine):
@@ -257,7 +260,9 @@ def test_a_bias_bans_a_token_or_calls_it(engine):
     word = texts(engine, [free])[0].split()[2]
     for temperature in (0.0, 1.0):
         banned = replace(free, sampling=replace(free.sampling, temperature=temperature, logit_bias={word: -100.0}))
-        called = replace(free, sampling=replace(free.sampling, temperature=temperature, logit_bias={word: 100.0}))
+        called = replace(
+            free, id="called", sampling=replace(free.sampling, temperature=temperature, logit_bias={word: 100.0})
+        )
         without, only = texts(engine, [banned, called])
         assert word not in without.split() and set(only.split()) == {word}
 

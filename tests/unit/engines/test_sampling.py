@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from selfalign.engines.base import GenerateRequest, Sampling
-from selfalign.engines.huggingface import _Row
 from selfalign.engines.model import ModelSettings, model_folder, raw_tokenizer
+from selfalign.engines.rows import Row
 
 
 def sampler(samplings, seeds=None):
     import torch
 
-    from selfalign.engines.sampling import Sampler
+    from selfalign.engines.sampling import Draw, Sampler
 
     seeds = seeds or range(len(samplings))
     asked = [GenerateRequest(str(s), "", sampling, seed=s) for s, sampling in zip(seeds, samplings, strict=True)]
-    return Sampler(asked, torch.device("cpu"))
+    return Sampler([Draw(request) for request in asked], torch.device("cpu"))
 
 
 def kept(logits, sampling) -> list[int]:
@@ -55,11 +55,16 @@ def test_temperature_sharpens():
         (Sampling(temperature=1, top_p=1.0), [0, 1, 2, 3]),
         # After top_k the two left have 0.625 and 0.375: the first alone reaches 0.6, of all four it would not.
         (Sampling(temperature=1, top_k=2, top_p=0.6), [1]),
+        (Sampling(temperature=1, min_p=0.2), [1, 2, 3]),
+        (Sampling(temperature=1, min_p=0.5), [1, 3]),
+        (Sampling(temperature=1, min_p=1.0), [1]),
+        # The temperature comes first: the third is left with 0.06 of the likeliest instead of 0.24.
+        (Sampling(temperature=0.5, min_p=0.2), [1, 3]),
         # The temperature comes first: it gives the likeliest 0.82, so that it reaches 0.8 alone.
         (Sampling(temperature=0.4, top_p=0.7), [1]),
     ],
 )
-def test_filters_keep_the_likeliest_in_the_order_temperature_top_k_top_p(sampling, expected):
+def test_filters_keep_the_likeliest_in_the_order_temperature_top_k_top_p_min_p(sampling, expected):
     import torch
 
     logits = torch.tensor([0.08, 0.5, 0.12, 0.3]).log().tolist()
@@ -88,15 +93,20 @@ def test_rows_draw_by_their_own_seed_whatever_their_mates():
     assert {step[1] for step in steps} == {int(logits[1].argmax())}
 
 
-def test_rows_go_on_drawing_after_a_selection():
+def test_rows_go_on_drawing_where_others_leave_and_come():
     import torch
 
-    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(2))
-    whole, part = sampler([Sampling(temperature=1)] * 3), sampler([Sampling(temperature=1)] * 3)
-    assert whole(logits) == part(logits)
-    part.select([0, 2])
-    after = whole(logits)
-    assert part(logits[[0, 2]]) == [after[0], after[2]]
+    from selfalign.engines.sampling import Draw, Sampler
+
+    def draws():
+        return [Draw(GenerateRequest(str(row), "", Sampling(temperature=1), seed=row)) for row in range(4)]
+
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(2))
+    cpu, rows = torch.device("cpu"), draws()
+    whole = Sampler(draws(), cpu)
+    first, second = whole(logits), whole(logits)
+    assert Sampler(rows[:3], cpu)(logits[:3]) == first[:3]
+    assert Sampler([rows[2], rows[3], rows[0]], cpu)(logits[[2, 3, 0]]) == [second[2], first[3], second[0]]
 
 
 @pytest.fixture
@@ -113,7 +123,7 @@ def spell(tokenizer, written: bytes, stop: tuple[str, ...] = (), prompt: str = "
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
     ids = {byte: tokenizer.token_to_id(letter) for byte, letter in letters.items()}
     request = GenerateRequest("r", prompt, Sampling(max_new_tokens=3), stop, **more)
-    row = _Row(request, tokenizer, tokenizer.encode(prompt).ids, budget)
+    row = Row(request, tokenizer, tokenizer.encode(prompt).ids, budget)
     seen = []
     for byte in written:
         row.add(ids[byte], frozenset())

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from selfalign.engines.base import ScoreRequest
+from selfalign.engines.base import ScoreRequest, ScoreResult
 from selfalign.engines.huggingface import HuggingFace, HuggingFaceEngine
 from selfalign.engines.model import ModelSettings, load_model, raw_tokenizer
 from selfalign.errors import StageError
@@ -43,6 +43,12 @@ def expected(plain, llama, request: ScoreRequest) -> tuple[float, bool]:
     return teacher_forced(plain, context, tokenizer.encode(request.continuation).ids)
 
 
+def scored(engine, asked) -> list[ScoreResult]:
+    """The scores in the order of the requests."""
+    found = {result.id: result for result in engine.score(asked)}
+    return [found[request.id] for request in asked]
+
+
 def mixed_requests() -> list[ScoreRequest]:
     """Two families with long common starts, equal contexts, loners, an empty context and one that is too long."""
     starts = [words(30, seed=50), words(20, seed=51)]
@@ -56,14 +62,13 @@ def mixed_requests() -> list[ScoreRequest]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral_window"])
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "gpt2", "falcon", "mistral_window"])
 def test_scores_equal_a_teacher_forced_pass(random_model, kind):
     folder = random_model(kind)
     model = load_model(ModelSettings(str(folder)))
     asked = mixed_requests()
     with HuggingFace(ModelSettings(str(folder)), batch_size=8).open() as engine:
-        found = list(engine.score(asked))
-    assert [result.id for result in found] == [request.id for request in asked]
+        found = scored(engine, asked)
     for request, result in zip(asked, found, strict=True):
         logprob, greedy = expected(model, folder, request)
         assert result.logprob == pytest.approx(logprob, abs=1e-4, rel=1e-5), request
@@ -89,7 +94,7 @@ def test_greedy_continuations_are_known_as_such(engine, plain, llama):
     context, best = tokenizer.decode(ids[:12]), tokenizer.decode(ids[12:])
     last = "w001" if best.split()[-1] != "w001" else "w002"
     other = " ".join([*best.split()[:-1], last])
-    found = engine.score([ScoreRequest("a", context, " " + best), ScoreRequest("b", context, " " + other)])
+    found = scored(engine, [ScoreRequest("a", context, " " + best), ScoreRequest("b", context, " " + other)])
     assert [result.is_greedy for result in found] == [True, False]
 
 
@@ -102,20 +107,34 @@ def test_scores_do_not_depend_on_the_other_requests(engine):
     assert {result.id: result.logprob for result in engine.score(asked)} == together
 
 
-def test_equal_contexts_are_computed_once(llama, monkeypatch):
+def distinct(sequences) -> int:
+    """Tokens of a tree of all sequences."""
+    return len({tuple(sequence[: end + 1]) for sequence in sequences for end in range(len(sequence))})
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_token_of_the_tree_of_contexts_and_continuations_is_computed_once(llama, shared):
+    tokenizer = raw_tokenizer(llama)
+    stem = words(20, seed=1)
+    asked = [
+        ScoreRequest(f"{i}.{j}", f"{stem} {words(6, seed=i)}", f" {words(1 + j % 3, seed=j)} w{j:03}", stem * shared)
+        for i in range(30)
+        for j in range(7)
+    ]
     with HuggingFace(ModelSettings(str(llama))).open() as engine:
-        rows = []
-        start = engine._start
-        monkeypatch.setattr(engine, "_start", lambda prefix, given: rows.append(len(given)) or start(prefix, given))
-        context = words(20, seed=1)
-        list(engine.score([ScoreRequest(str(i), context, f" w{i:03} w002") for i in range(12)]))
-    assert rows == [1]
+        first = scored(engine, asked)
+        read = [tokenizer.encode(one.context + one.continuation).ids[:-1] for one in asked]
+        assert engine.computed_tokens == distinct(read)
+        assert scored(engine, asked) == first
+        # A stem that was named is still there; the last tokens of it may be cut otherwise and are not.
+        again = distinct(read) - (18 if shared else 0)
+        assert engine.computed_tokens == distinct(read) + again
 
 
 def test_trailing_spaces_of_the_context_belong_to_the_continuation(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFALIGN_HOME", str(tmp_path))
     with HuggingFace(ModelSettings("tiny_random")).open() as engine:
-        moved, plain = engine.score([ScoreRequest("a", "Is it? ", "yes"), ScoreRequest("b", "Is it?", " yes")])
+        moved, plain = scored(engine, [ScoreRequest("a", "Is it? ", "yes"), ScoreRequest("b", "Is it?", " yes")])
     assert (moved.logprob, moved.n_tokens) == (plain.logprob, plain.n_tokens) == (plain.logprob, 4)
 
 

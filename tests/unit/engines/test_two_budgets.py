@@ -73,9 +73,9 @@ def test_stop_strings_and_the_context_end_a_text_on_either_side_of_the_marker(en
 def test_batch_mates_with_other_budgets_do_not_change_a_row(engine, words):
     asked = [two(words[at], 4 + at, 3 * at, id=str(at)) for at in range(1, 8)]
     asked = [replace(LONG, id="plain"), *asked]
-    together = list(engine.generate(asked))
-    assert together == [one(engine, request) for request in asked]
-    assert {completion.new_tokens for completion in together} > {5, 9, 13}
+    found = {completion.id: completion for completion in engine.generate(asked)}
+    assert [found[request.id] for request in asked] == [one(engine, request) for request in asked]
+    assert {completion.new_tokens for completion in found.values()} > {5, 9, 13}
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,12 @@ def write_model(folder: Path, kind: str) -> Path:
     """A seeded random model of a family, with the tokenizer of words."""
     import torch
     from transformers import (
+        FalconConfig,
+        FalconForCausalLM,
         GPT2Config,
         GPT2LMHeadModel,
+        GPTNeoXConfig,
+        GPTNeoXForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
         MistralConfig,
@@ -56,6 +60,10 @@ def write_model(folder: Path, kind: str) -> Path:
             model = LlamaForCausalLM(LlamaConfig(**SIZES))
         elif kind == "qwen2":
             model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
+        elif kind == "gpt_neox":
+            model = GPTNeoXForCausalLM(GPTNeoXConfig(**{**SIZES, "num_key_value_heads": 4}))
+        elif kind == "falcon":
+            model = FalconForCausalLM(FalconConfig(**{**SIZES, "num_key_value_heads": 1}))
         elif kind == "mistral_window":
             model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8))
         else:
