@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (some minutes the first time) ..."
 	@# PyTorch first and alone: which build is right for the machine is pip's choice, not that of a package that needs it.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
 	@touch $(STAMP)
 
 quickstart: $(STAMP) ## All four stages, the evaluation and a report on the embedded model

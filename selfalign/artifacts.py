@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -152,33 +153,36 @@ class Store:
         return (self.path(name) / MANIFEST).is_file()
 
     def compute(
-        self, name: str, description: Mapping[str, Any], work: Callable[[Path], Outcome], on_wait: Callable[[], None]
+        self,
+        name: str,
+        description: Mapping[str, Any],
+        work: Callable[[Path], Outcome],
+        on_wait: Callable[[], None],
+        part: str = "",
     ) -> tuple[Artifact, bool]:
         """The artifact of this name, and whether this call computed it.
 
         `work` gets the partial folder, which may hold what an earlier attempt left there. `description` (stage,
-        settings, inputs) goes into the manifest. `on_wait` is called once if another process holds the lock.
+        settings, inputs) goes into the manifest. `on_wait` is called once if another process holds the lock. Processes that
+        name different parts do the same work at once, each in a folder of its own, and the first to end publishes.
         Raises StageError when the disk is full; what is done so far stays for the next attempt.
         """
-        locks, partial = self.root / ".locks", self.root / ".partial" / name
+        own = f"{name}.{part}" if part else name
+        partial = self.root / ".partial" / own
         try:
-            locks.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(locks / f"{name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                on_wait()
-                lock.acquire()
-            with lock:
-                # The first acquire above is counted: release it with the `with` block's own.
-                lock.release()
+            with self._locked(own, on_wait):
                 if (found := self.find(name)) is not None:
+                    self.drop_partial(own)
                     return found, False
                 partial.mkdir(parents=True, exist_ok=True)
                 started = time.monotonic()
                 outcome = work(partial)
                 self._check(name, outcome)
-                self._publish(name, partial, description, outcome, time.monotonic() - started)
+                with self._locked(name, on_wait) if part else nullcontext():
+                    if part and (found := self.find(name)) is not None:
+                        self.drop_partial(own)
+                        return found, False
+                    self._publish(name, partial, description, outcome, time.monotonic() - started)
         except OSError as error:
             if error.errno in (28, 122):  # ENOSPC, EDQUOT
                 raise StageError(
@@ -192,6 +196,26 @@ class Store:
                 f"{name}: just published, but it does not match its checksums; check the disk of {self.root}"
             )
         return artifact, True
+
+    @contextmanager
+    def _locked(self, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """The lock of this name, for the length of a `with` block; `on_wait` is called once if another process holds it."""
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def exchange(self, name: str) -> Path:
+        """The folder in which processes that compute parts of this artifact lay them down."""
+        return self.root / ".partial" / f"{name}.shards"
 
     @staticmethod
     def _check(name: str, outcome: Outcome) -> None:

@@ -70,6 +70,7 @@ class Ask:
     VERSION: ClassVar[str] = "1"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter",)
+    GENERATES: ClassVar[bool] = True
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """The prompts and their ids, sampling, stop strings and model."""
@@ -103,7 +104,7 @@ class Ask:
             context.engine.open(adapter) as engine,
             context.progress(self.condition, len(requests), "answers") as progress,
         ):
-            answers = generate(engine, requests, out / COMPLETIONS, progress)
+            answers = generate(engine, requests, out / COMPLETIONS, progress, context.shard)
         rows = [
             {
                 "id": asked.id,

@@ -24,6 +24,10 @@ class ConfigError(SelfAlignError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """The problems, not the text made of them: an error may come from another process."""
+        return type(self), (self.problems,)
+
 
 class DataError(SelfAlignError):
     """A file that cannot be read as what it should be; names the file and, where there is one, the line."""

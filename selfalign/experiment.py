@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from selfalign import cost, progress
+from selfalign import cost, progress, shards
 from selfalign.cost import PlanSettings
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
 from selfalign.errors import SelfAlignError, did_you_mean
@@ -78,6 +78,8 @@ class Experiment:
     """Folder of the artifacts; shared by all runs, so that they reuse one another's stages."""
     runs: str = transient("runs")
     """Folder of the run folders."""
+    shard: str = transient("")
+    """`i/n` for the i-th of n processes that generate together, on one store (`selfalign.shards`); empty for one alone."""
     texts: str = ""
     """Folder below `principles/` that prompt texts and seeds come from; empty for selfalign's own."""
     assistant: Assistant = field(default_factory=Assistant)
@@ -144,6 +146,7 @@ def context(experiment: Experiment, *, quiet: bool = False) -> Context:
     return Context(
         engine=experiment.engine,
         trainer=experiment.trainer,
+        shard=shards.read(experiment.shard),
         model_folder=lambda: model_folder(experiment.model),
         **shown,
     )
@@ -304,13 +307,14 @@ def problems(experiment: Experiment) -> list[str]:
         for name in experiment.subjects
         if name not in SUBJECTS
     ]
+    found += shards.problems(experiment.shard)
     if not experiment.name or "/" in experiment.name or experiment.name.startswith("."):
         found.append(f"name: expected a name without '/' that does not start with a dot, found '{experiment.name}'")
     if not all(isinstance(arm, Experiment) for arm in experiment.arms.values()):
         found.append("arms: expected nothing, for a sweep sets it, found something; use -m or sweeps=<name>")
         return found
     # The arms of a sweep are runs of their own, and checked as such.
-    nodes, shared = pipeline(replace(experiment, arms={})), context(experiment, quiet=True)
+    nodes, shared = pipeline(replace(experiment, arms={})), context(replace(experiment, shard=""), quiet=True)
     for node in nodes.values():
         try:
             found += node.stage.problems(shared)

@@ -27,11 +27,13 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from selfalign import experiment, resources
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.engines.openai_api import OpenAIApi
+from selfalign.engines.ray import Ray
 from selfalign.engines.scripted import Scripted
+from selfalign.engines.vllm import VLLM
 from selfalign.errors import ConfigError, did_you_mean, unknown
 from selfalign.experiment import Experiment
 
-ENGINES = {"huggingface": HuggingFace, "openai_api": OpenAIApi, "scripted": Scripted}
+ENGINES = {"huggingface": HuggingFace, "openai_api": OpenAIApi, "ray": Ray, "scripted": Scripted, "vllm": VLLM}
 """The engine of each choice of `engine=`: the dataclass whose fields are its settings."""
 
 

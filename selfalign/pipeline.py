@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,22 @@ def run(
 def _artifact(
     item: Planned, artifacts: Mapping[str, Artifact], store: Store, context: Context
 ) -> tuple[Artifact, bool]:
-    if (found := store.find(item.artifact)) is not None:
-        return found, False
+    shard = context.shard if context.shard is not None and item.node.stage.GENERATES else None
+    if shard is not None:
+        shard = shard.at(store.exchange(item.artifact))
+        context = replace(context, shard=shard)
+    if (found := store.find(item.artifact)) is None:
+        found, computed = _computed(item, artifacts, store, context, str(shard) if shard else "")
+    else:
+        computed = False
+    if shard is not None:
+        shard.leave()
+    return found, computed
+
+
+def _computed(
+    item: Planned, artifacts: Mapping[str, Artifact], store: Store, context: Context, part: str
+) -> tuple[Artifact, bool]:
     inputs = {role: artifacts[source] for role, source in item.node.inputs.items()}
 
     def work(out: Path) -> Outcome:
@@ -166,4 +180,4 @@ def _artifact(
         with context.progress(f"{item.name}: another process is computing it; waiting", 0, "") as progress:
             progress(0)
 
-    return store.compute(item.artifact, item.description, work, on_wait)
+    return store.compute(item.artifact, item.description, work, on_wait, part)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from selfalign import experiment as experiments
-from selfalign import jsonl, tracking
+from selfalign import jsonl, shards, tracking
 from selfalign.artifacts import Store, provenance
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
@@ -31,8 +31,15 @@ TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "scores.js
 
 
 def run_folder(experiment: Experiment) -> Path:
-    """Where the run of these settings is written."""
-    return Path(experiment.runs) / experiments.run_id(experiment)
+    """Where the run of these settings is written; shards after the first have a folder each in that of the first."""
+    folder, shard = Path(experiment.runs) / experiments.run_id(experiment), shards.read(experiment.shard)
+    return folder if _is_first(experiment) else folder / "shards" / str(shard)
+
+
+def _is_first(experiment: Experiment) -> bool:
+    """Whether this is the process that tracks the run: several would log everything once each."""
+    shard = shards.read(experiment.shard)
+    return shard is None or shard.number == 1
 
 
 def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str = "", quiet: bool = False) -> int:
@@ -46,7 +53,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     settings = tracking.scrub(_settings(experiment))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    run_name = folder.name
+    run_name = experiments.run_id(experiment)
     manifest: dict[str, Any] = {
         "run_id": run_name,
         "name": experiment.name,
@@ -63,7 +70,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{run_name}: {folder}")
     tracker = tracking.open_tracker(
-        experiment.tracking,
+        experiment.tracking if _is_first(experiment) else tracking.TrackingSettings(tracking.Mode.disabled),
         folder=folder,
         run_id=run_name,
         name=" ".join(arguments) or experiment.name,
@@ -264,6 +271,7 @@ def print_sweep(experiments: Sequence[Experiment]) -> int:
         print(line, file=sys.stderr)
     if done:
         report.print_scores(done, nodes=False)
+    if done and _is_first(experiments[0]):
         page = Path(experiments[0].runs) / f"{experiments[0].name}-sweep" / "report.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         report.write(done, page)

@@ -7,7 +7,9 @@ at once, and it works in a notebook, whose thread has a loop already. No message
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -15,7 +17,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,30 +114,43 @@ class Server:
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             # Reading the certificates of authorities takes longer than all the rest, and without TLS there is none to check.
             verify=connection.url.startswith("https:"),
-            # Waiting for a free connection is no failure of the server's: `_slots` bounds what is under way.
+            # Waiting for a free connection is no failure of the server's.
             timeout=httpx.Timeout(connection.timeout_s, connect=min(CONNECT_S, connection.timeout_s), pool=None),
             limits=httpx.Limits(
                 max_connections=connection.concurrency, max_keepalive_connections=connection.concurrency
             ),
         )
         self.loop = asyncio.new_event_loop()
-        self._slots = asyncio.Semaphore(connection.concurrency)
         self._quiet_until = 0.0
         # Jitter moves when something is asked, never what is answered.
         self._jitter = random.Random()
 
-    def all(self, work: Callable[[Item], Coroutine[Any, Any, Result]], items: Sequence[Item]) -> list[Result]:
-        """What `work` gives for every item, in their order; the first failure ends the others, and so does Ctrl-C."""
-        future = asyncio.run_coroutine_threadsafe(_gathered(work, items), self.loop)
+    def each(self, work: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item]) -> Iterator[Result]:
+        """What `work` gives for every item, as it is finished. As many items are under way as the connection allows, and the
+        next one is taken as soon as there is a place for it; the first failure ends the others, and so does Ctrl-C."""
+        source = iter(items)
+        under_way: set[concurrent.futures.Future[Result]] = set()
+
+        def refill() -> None:
+            for item in itertools.islice(source, self._connection.concurrency - len(under_way)):
+                under_way.add(asyncio.run_coroutine_threadsafe(work(item), self.loop))
+
         try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            refill()
+            while under_way:
+                done, _ = concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
+                under_way -= done
+                results = [future.result() for future in done]
+                refill()
+                yield from results
+        finally:
+            for future in under_way:
+                future.cancel()
 
     def one(self, who: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """`ask`, waited for."""
-        return self.all(lambda asked: self.ask(who, path, asked), [body])[0]
+        (answer,) = self.each(lambda asked: self.ask(who, path, asked), [body])
+        return answer
 
     async def ask(
         self,
@@ -151,15 +166,14 @@ class Server:
         """
         most = self._connection.retries + 1
         failure = _Failure("nothing")
-        async with self._slots:
-            for attempt in range(most):
-                await self._pause()
-                found = await self._attempt(who, path, body, complaint)
-                if not isinstance(found, _Failure):
-                    return found
-                failure = found
-                if attempt + 1 < most:
-                    await self._before_next(who, attempt, failure)
+        for attempt in range(most):
+            await self._pause()
+            found = await self._attempt(who, path, body, complaint)
+            if not isinstance(found, _Failure):
+                return found
+            failure = found
+            if attempt + 1 < most:
+                await self._before_next(who, attempt, failure)
         raise StageError(
             f"{who}: expected an answer of {self.url}{path}, found {failure.cause} at the last of {most} attempts; see "
             "that the server runs and can bear engine.concurrency, or raise engine.timeout_s or engine.retries, then run the "
@@ -239,18 +253,6 @@ class Server:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.aclose()
-
-
-async def _gathered(work: Callable[[Item], Coroutine[Any, Any, Result]], items: Sequence[Item]) -> list[Result]:
-    """The results of all items, or the first failure, after which nothing of this call is under way any more."""
-    tasks = [asyncio.ensure_future(work(item)) for item in items]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 def _key(variable: str) -> str:

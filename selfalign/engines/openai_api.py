@@ -8,7 +8,6 @@ altogether. What a server cannot do is refused before anything is sent.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,9 +26,10 @@ from selfalign.engines.model import (
     raw_tokenizer,
     special_tokens,
 )
-from selfalign.engines.penalties import Vocabulary, weights
+from selfalign.engines.penalties import Vocabulary
+from selfalign.engines.pieces import MARKER, UNSAID, Asked, Desk, Pair, Piece, completion, cut, joined
 from selfalign.engines.serving import adapter_name, check_adapter, serve_command
-from selfalign.engines.tokens import end_tokens, first_token, named_ends, pair_tokens, token_budget
+from selfalign.engines.tokens import end_tokens, first_token, named_ends, pair_tokens
 from selfalign.errors import ConfigError, StageError
 from selfalign.identity import transient
 
@@ -43,14 +43,6 @@ PROBE = "Do we agree on tokens? 1234567 naïve façades, 東京 and Ελλάδα
 """A text that tokenizers cut into different numbers of tokens: asked first, to compare with the local one."""
 LEEWAY = 2
 """Tokens that the counts may differ by: servers disagree with a tokenizer's file on a beginning-of-text token and a space."""
-LARGEST_BIAS = 100.0
-"""What the endpoint takes as `logit_bias` (OpenAI's reference; vLLM cuts larger ones off)."""
-SEED_BITS = 30
-"""Bits of a request's seed that are sent: llama.cpp keeps 32, and bit 30 tells the second half of a request."""
-MARKER = "marker"
-"""How a piece ended that has reached `until`."""
-UNSAID = "unsaid"
-"""How a piece ended that stopped for a reason which the server does not name."""
 
 
 @dataclass(frozen=True)
@@ -203,42 +195,6 @@ def _only(listed: Sequence[Mapping[str, Any]], url: str) -> str:
     return bases[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request that can be sent."""
-
-    request: GenerateRequest
-    prompt: str
-    most: int
-    """Tokens that the completion may have in all."""
-    bias: dict[int, float]
-
-    @property
-    def who(self) -> str:
-        return f"request '{self.request.id}'"
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """One answer of the endpoint: a completion, or one half of it."""
-
-    text: str
-    finish: str
-    """`stop`, `eos`, `length`, MARKER or UNSAID."""
-    prompt_tokens: int
-    new_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A request to score, as tokens."""
-
-    request: ScoreRequest
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
-    truncated: int
-
-
 class OpenAIApiEngine:
     """A served model: obtained from `OpenAIApi.open`."""
 
@@ -252,16 +208,12 @@ class OpenAIApiEngine:
         special = special_tokens(folder)
         ends = end_tokens(named_ends(folder), self._tokenizer, special)
         self._first = first_token(model_config(folder).get("bos_token_id"), self._tokenizer, special, ends)
-        self._vocabulary = Vocabulary(self._tokenizer, ends)
+        self._desk = Desk(self._tokenizer, Vocabulary(self._tokenizer, ends), self._first, context_length)
         self._says_why = True
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by the local tokenizer."""
-        return len(self._tokenizer.encode(text).ids)
-
-    def _size(self, text: str) -> int:
-        """Tokens of a text behind others."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._desk.count(text)
 
     def check_tokenizer(self) -> None:
         """Have the server count the tokens of a text. Raises StageError where they are not as many as here."""
@@ -278,124 +230,93 @@ class OpenAIApiEngine:
     # ------------------------------------------------------------------------------------------ completions
 
     def generate(self, requests: Iterable[GenerateRequest], watch: Watch | None = None) -> Iterator[Completion]:
-        """One completion per request, in their order. Tokens are counted by the server, or by the local tokenizer where it
-        gives no count; the end token and those of a stop string that the server names count too.
+        """One completion per request, as they are finished: as many are on their way as the connection allows, all the time.
+        Tokens are counted by the server, or by the local tokenizer where it gives no count; the end token and those of a stop
+        string that the server names count too.
 
-        Raises StageError, before anything of its group is sent, for a prompt that leaves no room for one new token and for a
-        request that cannot be met: penalties on n-grams are nothing that a server computes.
+        Raises StageError, and sends nothing of it, for a prompt that leaves no room for one new token and for a request that
+        cannot be met: penalties on n-grams are nothing that a server computes.
         """
-        source, finished, written = iter(requests), 0, 0
-        while group := [self._asked(request) for request in itertools.islice(source, self.group_size)]:
-            for completion in self._server.all(self._complete, group):
-                finished, written = finished + 1, written + completion.new_tokens
-                yield completion
+        taken = finished = written = 0
+
+        def source() -> Iterator[Asked]:
+            nonlocal taken
+            for request in requests:
+                asked = self._desk.check(request)
+                taken += 1
+                yield asked
+
+        for found in self._server.each(self._complete, source()):
+            yield found
+            finished, written = finished + 1, written + found.new_tokens
             if watch:
-                watch(Load(finished, 0, written))
+                watch(Load(finished, taken - finished, written))
 
-    def _asked(self, request: GenerateRequest) -> _Asked:
-        if weights(request.sampling.ngram_penalty):
-            raise StageError(
-                f"request '{request.id}': expected no ngram_penalty, which no server computes, found "
-                f"{request.sampling.ngram_penalty}; set its penalties to 0 or use engine=huggingface"
-            )
-        bias = self._vocabulary.bias(request)
-        if any(abs(value) > LARGEST_BIAS for value in bias.values()):
-            raise StageError(
-                f"request '{request.id}': expected values from {-LARGEST_BIAS:.0f} to {LARGEST_BIAS:.0f} in logit_bias, which "
-                f"is what servers take, found {request.sampling.logit_bias} (texts that begin alike add up); lower them"
-            )
-        tokens = self.count_tokens(request.prompt)
-        # An empty prompt is what the model reads first, as in the other engines.
-        prompt = request.prompt if tokens else self._tokenizer.id_to_token(self._first) or ""
-        return _Asked(request, prompt, token_budget(request, tokens or 1, self.context_length), bias)
-
-    async def _complete(self, asked: _Asked) -> Completion:
+    async def _complete(self, asked: Asked) -> Completion:
         """One completion: in one piece, or in two where what stands before a marker has a budget of its own."""
-        request = asked.request
-        if not request.until:
-            piece = await self._piece(asked, asked.prompt, asked.most, request.stop)
-            return self._completion(asked, piece)
+        if not asked.request.until:
+            return completion(asked, await self._piece(asked, asked.prompt, asked.most))
         first = await self._up_to_marker(asked)
         if first.finish != MARKER:
-            return self._completion(asked, first)
-        # What the model wrote behind the marker in the marker's own last token is drawn anew. Spaces at the marker's end
-        # belong to the next word's token in most vocabularies: no prompt ends with them, and the model writes them again.
-        until = request.until.rstrip(" ") or request.until
-        written, again = first.text + until, self._size(request.until[len(until) :])
-        first = replace(first, new_tokens=first.new_tokens - again)
-        budget = min(
-            request.sampling.max_new_tokens + again,
-            asked.most - first.new_tokens,
-            self.context_length - self.count_tokens(asked.prompt + written),
-        )
+            return completion(asked, first)
+        written, first, budget = self._desk.behind_marker(asked, first)
         if budget < 1:
-            return self._completion(asked, replace(first, text=written, finish="length"))
-        rest = await self._piece(asked, asked.prompt + written, budget, request.stop, second=True)
-        # A stop string may begin in one piece and end in the other.
-        text, by = _cut(written + rest.text, request.stop)
-        return self._completion(
-            asked,
-            _Piece(text, "stop" if by else rest.finish, first.prompt_tokens, first.new_tokens + rest.new_tokens),
-        )
+            return completion(asked, replace(first, text=written, finish="length"))
+        rest = await self._piece(asked, asked.prompt + written, budget, second=True)
+        return completion(asked, joined(asked, written, first, rest))
 
-    def _completion(self, asked: _Asked, piece: _Piece) -> Completion:
-        # Behind a stop without a reason stands a stop string, where there are any: base models end most texts by one.
-        unsaid = "stop" if asked.request.stop else "eos"
-        finish = unsaid if piece.finish == UNSAID else piece.finish
-        return Completion(asked.request.id, piece.text, finish, piece.prompt_tokens, piece.new_tokens)
-
-    async def _up_to_marker(self, asked: _Asked) -> _Piece:
+    async def _up_to_marker(self, asked: Asked) -> Piece:
         """What is written before the marker (the piece then ends in MARKER), or all of a text that never reaches it."""
         request = asked.request
         budget = min(asked.most, request.until_tokens)
         if self._says_why:
-            piece = await self._piece(asked, asked.prompt, budget, request.stop, until=request.until)
+            piece = await self._piece(asked, asked.prompt, budget, to_marker=True)
             if piece.finish != UNSAID:
                 return piece
             self._says_why = False
         # A server that does not say what it stopped at would not tell marker from end: it writes on past the marker,
         # which is then looked for, and what stands behind it is drawn anew.
-        piece = await self._piece(asked, asked.prompt, budget, request.stop)
+        piece = await self._piece(asked, asked.prompt, budget)
         before, marker, _ = piece.text.partition(request.until)
         if not marker:
             return piece
-        return replace(piece, text=before, finish=MARKER, new_tokens=min(self._size(before + marker), piece.new_tokens))
+        return replace(
+            piece, text=before, finish=MARKER, new_tokens=min(self._desk.size(before + marker), piece.new_tokens)
+        )
 
     async def _piece(
-        self, asked: _Asked, prompt: str, budget: int, stop: Sequence[str], until: str = "", second: bool = False
-    ) -> _Piece:
-        """One answer of the endpoint, cut before the first stop string or `until`."""
-        sampling = asked.request.sampling
-        until = "" if until in stop else until
-        strings = [*stop, until] if until else list(stop)
+        self, asked: Asked, prompt: str, budget: int, *, to_marker: bool = False, second: bool = False
+    ) -> Piece:
+        """One answer of the endpoint, cut before the first stop string, or before `until` where it is to end there."""
+        sampling, strings = asked.request.sampling, asked.strings(to_marker=to_marker)
         body: dict[str, Any] = {
             "model": self.served_model,
             "prompt": prompt,
             "max_tokens": budget,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            # The second half must not draw the first one's numbers again.
-            "seed": asked.request.seed % 2**SEED_BITS + (2**SEED_BITS if second else 0),
+            "seed": asked.seed(second=second),
         }
-        # Hosted servers refuse what they do not know: vLLM and SGLang know top_k.
+        # Hosted servers refuse what they do not know: vLLM, SGLang and llama.cpp know top_k and min_p.
         body |= {"top_k": sampling.top_k} if sampling.top_k > 0 else {}
+        body |= {"min_p": sampling.min_p} if sampling.min_p > 0 else {}
         body |= {"stop": strings} if strings else {}
         body |= {"logit_bias": {str(token): value for token, value in asked.bias.items()}} if asked.bias else {}
         answer = await self._server.ask(asked.who, COMPLETIONS, body, _complaint)
         choice, usage = answer["choices"][0], answer.get("usage") or {}
-        text, by = _cut(choice["text"], strings)
+        text, by = cut(choice["text"], strings)
         finish, by = ("stop", by) if by else _ended(choice, asked.who)
-        finish = MARKER if until and by == until else finish
+        finish = asked.finish(finish, by) if to_marker else finish
         new_tokens = usage.get("completion_tokens")
         if new_tokens is None:
-            new_tokens = self._size(text + by) + (finish == "eos")
+            new_tokens = self._desk.size(text + by) + (finish == "eos")
         prompt_tokens = usage.get("prompt_tokens")
-        return _Piece(text, finish, self.count_tokens(prompt) if prompt_tokens is None else prompt_tokens, new_tokens)
+        return Piece(text, finish, self.count_tokens(prompt) if prompt_tokens is None else prompt_tokens, new_tokens)
 
     # ----------------------------------------------------------------------------------------------- scores
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """One result per request, in their order. `is_greedy` where the server names the likeliest tokens, else False.
+        """One result per request, as they are finished. `is_greedy` where the server names the likeliest tokens, else False.
 
         `pair_tokens` says where the continuation begins. Both texts are sent as token ids: the server would put a token
         across the border, and the offsets in its answers are not to be relied on (vllm-project/vllm, issue 5334). It has to
@@ -405,13 +326,12 @@ class OpenAIApiEngine:
         """
         most = self.context_length - 2
         pairs = (
-            _Pair(one, *pair_tokens(one, self._tokenizer, self._first, most, self.context_length - 1))
+            Pair(one, *pair_tokens(one, self._tokenizer, self._first, most, self.context_length - 1))
             for one in requests
         )
-        while group := list(itertools.islice(pairs, self.group_size)):
-            yield from self._server.all(self._score, group)
+        return self._server.each(self._score, pairs)
 
-    async def _score(self, pair: _Pair) -> ScoreResult:
+    async def _score(self, pair: Pair) -> ScoreResult:
         from selfalign.engines.http import RefusedError
 
         who, ids = f"request '{pair.request.id}'", [*pair.context, *pair.continuation]
@@ -480,15 +400,3 @@ def _ended(choice: Mapping[str, Any], who: str) -> tuple[str, str]:
             by = choice[name]
             return ("stop", by) if isinstance(by, str) else ("eos", "")
     return UNSAID, ""
-
-
-def _cut(text: str, strings: Sequence[str]) -> tuple[str, str]:
-    """A text before the string that is complete in it first, and that string; the whole text and "" where there is none.
-
-    Of strings that are complete at the same character the first given wins.
-    """
-    found = [(at + len(one), number, at, one) for number, one in enumerate(strings) if (at := text.find(one)) >= 0]
-    if not found:
-        return text, ""
-    _, _, at, one = min(found)
-    return text[:at], one

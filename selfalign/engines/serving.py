@@ -56,10 +56,14 @@ def serve_command(model: ModelSettings, served: str, adapters: Sequence[Path]) -
     words += ["--generation-config", "vllm"]
     if not adapters:
         return words
-    rank = max(_rank(adapter) for adapter in adapters)
-    words += ["--enable-lora", "--max-loras", str(len(adapters))]
-    words += ["--max-lora-rank", str(min(size for size in RANKS if size >= rank))]
+    words += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(max_lora_rank(adapters))]
     return [*words, "--lora-modules", *(f"{adapter_name(served, one)}={one.resolve()}" for one in adapters)]
+
+
+def max_lora_rank(adapters: Sequence[Path]) -> int:
+    """What vLLM must be told as the largest rank, to serve all of these. Raises as `serve_command` does."""
+    rank = max(_rank(adapter) for adapter in adapters)
+    return min(size for size in RANKS if size >= rank)
 
 
 def _rank(adapter: Path) -> int:

@@ -19,6 +19,7 @@ from selfalign.engines.base import Completion, Engine, EngineSettings, GenerateR
 from selfalign.errors import DataError, StageError
 from selfalign.progress import Progress, silent
 from selfalign.records import Prompt, Response, from_row
+from selfalign.shards import Shard
 from selfalign.training.settings import TrainerSettings
 
 
@@ -32,6 +33,8 @@ class Context:
     """Devices, strategy and precision of training."""
     model_folder: Callable[[], Path] | None = None
     """The base model's local folder, for training; None where no stage trains."""
+    shard: Shard | None = None
+    """Which of several processes this is that generate together; None for a process alone."""
     progress: Callable[[str, int, str], AbstractContextManager[Progress]] = lambda label, total, unit: nullcontext(
         silent
     )
@@ -47,6 +50,9 @@ class Stage(Protocol):
     """Roles of the inputs that must be there; `name_*` stands for one or more roles that begin with `name_`."""
     OPTIONAL: ClassVar[tuple[str, ...]]
     """Roles of the inputs that may be there."""
+    GENERATES: ClassVar[bool]
+    """Whether `run` is completions by `generate` and pure functions of them: shards run it all at once, each with a part of
+    the requests. Other stages are computed by one process alone."""
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Everything the result depends on besides the inputs: settings, texts, model. Plain values, no paths."""
@@ -71,23 +77,44 @@ QUESTION_TOKENS = 32
 
 
 def generate(
-    engine: Engine, requests: Sequence[GenerateRequest], path: Path, progress: Progress = silent
+    engine: Engine,
+    requests: Sequence[GenerateRequest],
+    path: Path,
+    progress: Progress = silent,
+    shard: Shard | None = None,
 ) -> list[Completion]:
     """One completion per request, in order; those already in `path` are not computed again.
 
     Rows are appended group by group, in the order of the requests. A group that a crash tore is computed again as a
     whole, because what stands beside a request in a batch can move its last bits; the result is then the same to the
-    byte as without the crash. Raises DataError where `path` holds completions of other requests.
+    byte as without the crash. A shard computes its groups alone and takes the others' from them: `path` is then written at the
+    end, with the same bytes. Raises DataError where `path` holds completions of other requests.
     """
+    size = max(1, engine.group_size)
+    groups = [requests[start : start + size] for start in range(0, len(requests), size)]
+    if shard is None:
+        done = _completed(engine, groups, path, progress)
+    elif path.exists():
+        done = {row["id"]: row for row in jsonl.read(path)}
+    else:
+        own, ids = groups[shard.number - 1 :: shard.of], [[request.id for request in group] for group in groups]
+        done = shard.exchange(path.stem, ids, lambda part: _completed(engine, own, part, progress))
+        jsonl.write(path, (done[request.id] for request in requests))
+        progress(len(requests))
+    return [Completion(**done[request.id]) for request in requests]
+
+
+def _completed(
+    engine: Engine, groups: Sequence[Sequence[GenerateRequest]], path: Path, progress: Progress
+) -> dict[str, jsonl.Row]:
+    """The rows of all requests of some groups, by id, those that were missing appended to `path`."""
     done = {row["id"]: row for row in jsonl.recover(path)}
-    foreign = set(done) - {request.id for request in requests}
+    foreign = set(done) - {request.id for group in groups for request in group}
     if foreign:
         raise DataError(f"{path} holds completions of other requests ({sorted(foreign)[:3]}...); delete that file")
-    size = max(1, engine.group_size)
     finished = len(done)
     progress(finished)
-    for start in range(0, len(requests), size):
-        group = requests[start : start + size]
+    for group in groups:
         missing = {request.id for request in group} - set(done)
         if not missing:
             continue
@@ -98,7 +125,7 @@ def generate(
         jsonl.append(path, [rows[request.id] for request in group if request.id in missing])
         done |= rows
         finished += len(missing)
-    return [Completion(**done[request.id]) for request in requests]
+    return done
 
 
 def read_prompts(artifact: Artifact) -> list[Prompt]:

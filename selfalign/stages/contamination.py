@@ -83,6 +83,7 @@ class Contamination:
     VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ("prompts",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = False
 
     def _tasks(self) -> list[TaskFile]:
         return [task for task in catalogue().values() if all(path.is_file() for path in task.paths(self.data))]

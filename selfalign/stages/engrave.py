@@ -44,6 +44,7 @@ class Engrave:
     VERSION: ClassVar[str] = "1"
     READS: ClassVar[tuple[str, ...]] = ("responses",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter", "parity")
+    GENERATES: ClassVar[bool] = False
 
     def _texts(self) -> tuple[list[str], list[tuple[str, str]]]:
         metas = [prompts.fill(prompts.load_text(name, self.texts), self.assistant) for name in self.chat_prompts]

@@ -43,6 +43,7 @@ class Evaluate:
     VERSION: ClassVar[str] = "1"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter",)
+    GENERATES: ClassVar[bool] = False
 
     def _chat(self) -> Chat:
         """How a question becomes a prompt, and where its answer ends."""

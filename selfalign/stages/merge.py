@@ -37,6 +37,7 @@ class Merge:
     VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ("self_instruct", "red_team")
+    GENERATES: ClassVar[bool] = False
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Settings, and the content of the file of further prompts."""

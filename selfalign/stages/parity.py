@@ -31,6 +31,7 @@ class Parity:
     READS: ClassVar[tuple[str, ...]] = ("prompts", "arm_*")
     """The prompts that all arms were asked, and each arm's answers, this run's own among them."""
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = False
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Nothing of its own: the inputs say it all."""

@@ -38,6 +38,7 @@ class Pretrain(Pretraining):
     VERSION: ClassVar[str] = "1"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = False
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Settings, precision, and the corpus."""

@@ -79,6 +79,7 @@ class RedTeam:
     VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = True
 
     def _texts(self) -> tuple[str, str, list[TopicSeed]]:
         topics = prompts.fill(prompts.load_text("topics", self.texts), self.assistant)
@@ -163,7 +164,8 @@ class RedTeam:
             requests = self._topic_requests(meta, topics, round_number)
             kinds = {short_id(kind): kind for kind in topics}
             with context.progress(f"topics, round {round_number + 1}", len(requests), "requests") as progress:
-                answers = generate(engine, requests, out / "completions" / f"topics-{round_number:02d}.jsonl", progress)
+                path = out / "completions" / f"topics-{round_number:02d}.jsonl"
+                answers = generate(engine, requests, path, progress, context.shard)
             for answer in answers:
                 kind = kinds[answer.id.split("-")[1]]
                 ran_out = answer.finish == "length"
@@ -206,7 +208,7 @@ class RedTeam:
             asked = self._question_requests(question_meta, seeds, topics)
             with context.progress("questions", len(asked), "requests") as progress:
                 path = out / "completions" / "questions.jsonl"
-                answers = generate(engine, [request for request, _, _ in asked], path, progress)
+                answers = generate(engine, [request for request, _, _ in asked], path, progress, context.shard)
         novelty = Novelty(self.novelty)
         for seed in seeds:
             novelty.add(seed.question)

@@ -106,6 +106,7 @@ class SelfAlign:
     VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ("prompts",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = True
 
     def speaker(self) -> prompts.Assistant:
         """The assistant under the name that rules and exemplars use."""
@@ -250,7 +251,7 @@ class SelfAlign:
         layout, rule_set, exemplars, stem = self.arm()
         (out / "stem.txt").write_text(stem, encoding="utf-8")
         with context.engine.open() as engine, context.progress("self_align", len(rows), "responses") as progress:
-            answers = generate(engine, self._requests(rows, layout, stem), out / COMPLETIONS, progress)
+            answers = generate(engine, self._requests(rows, layout, stem), out / COMPLETIONS, progress, context.shard)
         shown = [turn.answer for exemplar in exemplars for turn in exemplar.turns]
         copies = filters.ExemplarCopies(shown, self.copy_ngram_words) if self.copy_ngram_words else None
         responses = [

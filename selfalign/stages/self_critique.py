@@ -135,6 +135,7 @@ class SelfCritique:
     VERSION: ClassVar[str] = "1"
     READS: ClassVar[tuple[str, ...]] = ("responses",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = True
 
     def _texts(self) -> _Texts:
         """Layout, stem and rules. Raises ConfigError for a wrong choice, DataError for a bad file."""
@@ -272,7 +273,8 @@ class SelfCritique:
         # A file for each round: the requests of the second are not known before the first is done.
         path = work.out / f"completions_{number}_{kind}.jsonl"
         with work.context.progress(f"self_critique: {kind}s", len(requests), "responses") as progress:
-            written = {answer.id: answer for answer in generate(work.engine, requests, path, progress)}
+            answers = generate(work.engine, requests, path, progress, work.context.shard)
+            written = {answer.id: answer for answer in answers}
         return [None if attempt.reason else written[attempt.response.id] for attempt in attempts]
 
     def _round(self, responses: Sequence[Response], number: int, work: _Work) -> list[tuple[Critique, Response]]:

@@ -87,6 +87,7 @@ class SelfInstruct:
     VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = True
 
     def _texts(self) -> tuple[str, list[prompts.Task]]:
         meta = prompts.fill(prompts.load_text("self_instruct", self.texts), self.assistant)
@@ -193,7 +194,8 @@ class SelfInstruct:
             for round_number in range(self.max_rounds):
                 rounds += 1
                 requests, firsts = self._requests(meta, seeds, machine, round_number)
-                answers = generate(engine, requests, completions / f"{round_number:04d}.jsonl")
+                path = completions / f"{round_number:04d}.jsonl"
+                answers = generate(engine, requests, path, shard=context.shard)
                 before, wrote = len(machine), 0
                 for answer, first in zip(answers, firsts, strict=True):
                     ran_out = answer.finish == "length"

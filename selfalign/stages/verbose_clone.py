@@ -80,6 +80,7 @@ class VerboseClone:
     VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ("prompts", "adapter")
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    GENERATES: ClassVar[bool] = True
 
     def _meta(self) -> str:
         return prompts.fill(prompts.load_text(self.chat_prompt, self.texts), self.assistant)
@@ -172,7 +173,7 @@ class VerboseClone:
             context.engine.open(adapter) as engine,
             context.progress("verbose_clone", len(rows), "responses") as progress,
         ):
-            answers = generate(engine, requests, out / COMPLETIONS, progress)
+            answers = generate(engine, requests, out / COMPLETIONS, progress, context.shard)
         heading = prompts.chat_heading(self.assistant, verbose=True)
         responses = [self._response(row, answer, heading) for row, answer in zip(rows, answers, strict=True)]
         jsonl.write(out / "responses.jsonl", map(to_row, responses))

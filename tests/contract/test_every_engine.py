@@ -20,8 +20,8 @@ from selfalign.identity import canonical
 
 FOLDER = Path(selfalign.engines.__file__).parent
 PARTS = {
-    "__init__", "attention", "base", "forest", "generation", "http", "memory", "model", "penalties", "plain", "prefix_tree", "rows",
-    "sampling", "scoring", "serving", "slots", "tokens",
+    "__init__", "attention", "base", "forest", "generation", "http", "memory", "model", "penalties", "pieces", "plain",
+    "prefix_tree", "rows", "sampling", "scoring", "serving", "slots", "tokens",
 }  # fmt: skip
 """Files of that folder that are no engine."""
 ENGINES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
@@ -36,22 +36,45 @@ def completions_server():
         yield stub
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray for all tests of this file: it takes seconds to start."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'selfalign[ray]'")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name == "ray" else ()) for name in ENGINES])
 def settings(request, tiny_model):
     """Settings of each engine, as cheap as they get."""
     from selfalign.engines.huggingface import HuggingFace
     from selfalign.engines.model import ModelSettings
     from selfalign.engines.openai_api import OpenAIApi
+    from selfalign.engines.ray import Ray
     from selfalign.engines.scripted import Scripted
+    from selfalign.engines.vllm import VLLM
 
     def served():
         url = request.getfixturevalue("completions_server").url
-        return OpenAIApi(ModelSettings(str(tiny_model), context_length=512), base_url=url, batch_size=4)
+        return OpenAIApi(ModelSettings(str(tiny_model), context_length=512), base_url=url, concurrency=4, batch_size=4)
+
+    def distributed():
+        request.getfixturevalue("cluster")
+        return Ray(Scripted(context_words=512, batch_size=4), workers=2, gpus_per_worker=0.0)
+
+    def in_process():
+        from tests.unit.engines import vllm_double
+
+        vllm_double.put_in(request.getfixturevalue("monkeypatch"))
+        return VLLM(ModelSettings(str(tiny_model), context_length=512), batch_size=4)
 
     known = {
         "huggingface": lambda: HuggingFace(ModelSettings(str(tiny_model), context_length=512), batch_size=4),
         "openai_api": served,
+        "ray": distributed,
         "scripted": lambda: Scripted(context_words=512, batch_size=4),
+        "vllm": in_process,
     }
     assert request.param in known, f"selfalign/engines/{request.param}.py: add its settings here, or name it in PARTS"
     return known[request.param]()
@@ -95,9 +118,9 @@ def test_settings_are_frozen_plain_documented_and_without_problems(settings):
 
 
 def test_speed_settings_stay_out_of_the_identity(settings):
-    changed = [field.name for field in dataclasses.fields(settings) if field.metadata.get("transient")]
-    assert "batch_size" in changed
-    assert replace(settings, batch_size=2).identity() == settings.identity()
+    transient = [field.name for field in dataclasses.fields(settings) if field.metadata.get("transient")]
+    speed = {name: value + 1 for name in transient if type(value := getattr(settings, name)) is int}
+    assert speed and replace(settings, **speed).identity() == settings.identity()
 
 
 def test_tokens_are_counted_alike_with_and_without_the_model(settings, engine):

@@ -66,8 +66,10 @@ def requests(count: int = 24, **sampling) -> list[GenerateRequest]:
 
 
 def completions(settings: OpenAIApi, asked: list[GenerateRequest]):
+    """In the order of the requests: an engine gives them as they are finished."""
+    order = {request.id: place for place, request in enumerate(asked)}
     with settings.open() as engine:
-        return list(engine.generate(asked))
+        return sorted(engine.generate(asked), key=lambda completion: order[completion.id])
 
 
 def status(code: int, words: str = "out of order", **headers: str):
@@ -122,11 +124,61 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(settings, stub):
     assert completions(replace(settings, timeout_s=0.1), requests(3)) == calm
 
 
-def test_completions_keep_their_order_when_answers_do_not(settings, stub):
+def test_completions_come_as_they_are_finished(settings, stub):
     calm = completions(settings, requests(8))
-    stub.delay_s = lambda body: 0.02 * (7 - body["seed"])
-    assert completions(replace(settings, batch_size=8), requests(8)) == calm
-    assert [completion.id for completion in calm] == [request.id for request in requests(8)]
+    may_answer = [threading.Event() for _ in range(8)]
+
+    def delay_s(body: dict) -> float:
+        may_answer[body["seed"]].wait(30)
+        return 0.0
+
+    stub.delay_s = delay_s
+    with settings.open() as engine:
+        stream, found = engine.generate(requests(8)), []
+        for event in reversed(may_answer):
+            event.set()
+            found.append(next(stream))
+    assert found == list(reversed(calm))
+
+
+def test_a_slow_answer_holds_up_no_other(settings, stub):
+    """All places but one go on being filled, far beyond the group that the slow one is in."""
+    released = threading.Event()
+
+    def delay_s(body: dict) -> float:
+        if body["seed"] == 0:
+            released.wait(30)
+        return 0.0
+
+    stub.delay_s = delay_s
+    with replace(settings, concurrency=3).open() as engine:
+        stream = engine.generate(iter(requests()))
+        early = [next(stream).id for _ in range(23)]
+        released.set()
+        assert sorted(early) == sorted(f"r{i}" for i in range(1, 24)) and [one.id for one in stream] == ["r0"]
+
+
+def test_requests_are_taken_when_there_is_a_place_for_them(settings, stub):
+    taken, loads = [], []
+    with replace(settings, concurrency=3).open() as engine:
+        stream = engine.generate((taken.append(one.id) or one for one in requests()), loads.append)
+        for number in range(1, 25):
+            next(stream)
+            # What is handed out one by one may have been finished together.
+            assert number <= len(taken) <= number + 2 * 3
+        assert list(stream) == []
+    assert [load.finished for load in loads] == list(range(1, 25))
+    assert max(load.live for load in loads) >= 2 and loads[-1].live == 0
+
+
+def test_an_abandoned_stream_leaves_nothing_on_its_way(settings, stub):
+    with replace(settings, concurrency=3).open() as engine:
+        stream = engine.generate(requests())
+        next(stream)
+        stream.close()
+        asked = len(stub.asked)
+        assert list(engine.generate(requests(1)))
+    assert len(stub.asked) <= asked + 4 < 24
 
 
 def test_no_more_requests_than_allowed_are_on_their_way(settings, stub):
@@ -289,7 +341,7 @@ def test_a_key_that_is_no_header_is_refused_and_not_shown(settings, monkeypatch,
 
 def test_a_request_is_sent_as_it_is_meant(settings, stub, tiny_model):
     asked = GenerateRequest(
-        "r", "Say it.", Sampling(9, 0.7, 0.9, 40, {"Sorry": -100.0, "<eos>": 5.0}), stop=("\n",), seed=2**62 + 7
+        "r", "Say it.", Sampling(9, 0.7, 0.9, 40, 0.05, {"Sorry": -100.0, "<eos>": 5.0}), stop=("\n",), seed=2**62 + 7
     )
     completions(settings, [asked, requests(1)[0]])
     full, bare = sorted(stub.asked, key=lambda body: -len(body))
@@ -297,7 +349,7 @@ def test_a_request_is_sent_as_it_is_meant(settings, stub, tiny_model):
     bias = {str(token): -100.0 for token in tokens.first_tokens("Sorry")} | {str(END_ID): 5.0}
     assert full == {
         "model": "tiny", "prompt": "Say it.", "max_tokens": 9, "temperature": 0.7, "top_p": 0.9, "top_k": 40,
-        "logit_bias": bias, "stop": ["\n"], "seed": 7,
+        "min_p": 0.05, "logit_bias": bias, "stop": ["\n"], "seed": 7,
     }  # fmt: skip
     assert bare.keys() == {"model", "prompt", "max_tokens", "temperature", "top_p", "seed"}
 
@@ -311,11 +363,13 @@ def test_a_request_is_sent_as_it_is_meant(settings, stub, tiny_model):
         ({"max_new_tokens": 0}, "max_new_tokens"),
     ],
 )
-def test_what_a_server_cannot_do_is_refused_before_anything_is_sent(settings, stub, sampling, words):
-    asked = [*requests(9), replace(requests(1, **sampling)[0], id="bad")]
-    with pytest.raises(StageError, match=f"'bad'.*{words}"):
-        completions(settings, asked)
-    assert stub.asked == []
+def test_what_a_server_cannot_do_is_refused_when_it_is_taken_and_not_sent(settings, stub, sampling, words):
+    bad = replace(requests(1, **sampling)[0], id="bad", prompt="Never sent.")
+    for asked in ([bad, *requests(9)], [*requests(9), bad]):
+        stub.asked.clear()
+        with pytest.raises(StageError, match=f"'bad'.*{words}"):
+            completions(settings, asked)
+        assert len(stub.asked) <= asked.index(bad) and "Never sent." not in stub.prompts()
 
 
 def test_an_empty_prompt_is_the_first_token(settings, stub):
@@ -452,7 +506,8 @@ def test_the_context_ends_both_budgets(settings, stub, whole):
 
 def score(settings: OpenAIApi, *pairs: tuple[str, str]):
     with settings.open() as engine:
-        return list(engine.score([ScoreRequest(f"s{i}", *pair) for i, pair in enumerate(pairs)]))
+        found = list(engine.score(ScoreRequest(f"s{i}", *pair) for i, pair in enumerate(pairs)))
+    return sorted(found, key=lambda result: int(result.id[1:]))
 
 
 def table(context: str, continuation: str) -> list[float]:
@@ -504,7 +559,8 @@ def test_pairs_are_split_and_cut_as_in_the_engine_of_this_process(stub, waits, t
 def test_a_continuation_that_cannot_be_scored_is_named(settings, stub, continuation):
     with pytest.raises(StageError, match="'s1'.*expected a continuation of 1 to 510 tokens"):
         score(settings, ("Q?", "A"), ("Q?", continuation))
-    assert stub.asked == []
+    # The one before it may be on its way already.
+    assert len(stub.asked) <= 1
 
 
 def no_logprobs(found: object):
