@@ -9,23 +9,24 @@ from pathlib import Path
 
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store
-from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
-from selfalign.identity import digest, plain
-from selfalign.pipeline import Node, plan
+from selfalign.identity import digest
+from selfalign.pipeline import Memo, Node, plan
 from selfalign.training.settings import identity as trainer_identity
 
 
-def at_parity(arms: Mapping[str, Experiment]) -> dict[str, Experiment]:
+def at_parity(arms: Mapping[str, Experiment], memo: Memo | None = None) -> dict[str, Experiment]:
     """The experiments of a sweep, by label, each told which others it must be at parity with.
 
     Those are the ones that answer the same prompts and have parity on, but whose answers may differ. Arms with prompts of
-    their own, such as those of another seed, form groups of their own, for no prompt would be common to all. Loads no model.
+    their own, such as those of another seed, form groups of their own, for no prompt would be common to all. Loads no
+    model. `memo` is the command's.
     """
+    memo = memo or Memo()
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     answers: dict[str, tuple[str, ...]] = {}
     for label, one in arms.items():
-        made = _answers(one) if one.parity else None
+        made = _answers(one, memo) if one.parity else None
         if made is not None:
             asked, answers[label] = made
             # Another arm's stages run with this run's model and trainer, which must be that arm's too.
@@ -43,13 +44,13 @@ def at_parity(arms: Mapping[str, Experiment]) -> dict[str, Experiment]:
     return found
 
 
-def _answers(one: Experiment) -> tuple[str, tuple[str, ...]] | None:
+def _answers(one: Experiment, memo: Memo) -> tuple[str, tuple[str, ...]] | None:
     """The artifact with the prompts of an arm, and those with the answers it trains on; None where it trains on none."""
-    nodes, _ = experiments.fitting(one, experiments.pipeline(one))
+    nodes, _ = experiments.fitting(one, experiments.pipeline(one), memo)
     trained = [name for name in ("engraved", "cloned") if name in nodes]
     if not trained:
         return None
-    planned = plan(nodes, Store(Path(one.store)), experiments.context(one, quiet=True))
+    planned = plan(nodes, Store(Path(one.store)), experiments.context(one, quiet=True), memo)
     asked = _source(nodes, "responses", "prompts")
     return planned[asked].artifact, tuple(planned[_source(nodes, name, "responses")].artifact for name in trained)
 
@@ -62,24 +63,6 @@ def _as_peer(one: Experiment, answers: Sequence[str]) -> Experiment:
 
 def _source(nodes: Mapping[str, Node], name: str, role: str) -> str:
     return nodes[name].inputs[role]
-
-
-def own(one: Experiment, arms: Sequence[Experiment]) -> Experiment:
-    """The arm with these settings, as the sweep has it; outside a sweep, the experiment itself.
-
-    Raises ConfigError for a job that is none of the sweep's arms although it must be at parity with them: a sweeper that makes
-    up its jobs as it goes, or a setting that Hydra fills in for each job.
-    """
-    wanted = digest(plain(one, keep_transient=True))
-    found = next((arm for arm in arms if digest(plain(replace(arm, arms={}), keep_transient=True)) == wanted), None)
-    if found is None and arms and one.parity:
-        raise ConfigError(
-            [
-                "parity: expected a job whose settings were known before the sweep began, found others; give them as values, or "
-                "let each arm train on all it keeps with parity=false"
-            ]
-        )
-    return found or one
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:

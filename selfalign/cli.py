@@ -6,13 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from selfalign import __version__
 from selfalign.errors import ConfigError, SelfAlignError, did_you_mean
-
-if TYPE_CHECKING:
-    from selfalign.experiment import Experiment
 
 USAGE = """\
 selfalign: SELF-ALIGN as a controlled experiment
@@ -23,6 +19,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign why  RUN [STAGE]            why a stage ran: the setting or text that differs from an earlier result
   selfalign show RUN [STAGE]            page through a stage's rows, kept or --dropped [REASON]
   selfalign report RUN...               compare runs: terminal table and one HTML file
+  selfalign sweep status|resume|retry DIR   what became of a sweep's jobs, and the rest of them; export-wandb for agents
   selfalign verify RUN...               re-derive every score from stored items; exit 1 on any mismatch
   selfalign sync RUN...                 push offline W&B runs, once
   selfalign chat RUN                    talk to its models in the terminal: base, engraved and cloned
@@ -83,10 +80,11 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """`selfalign run`: checks all jobs first, then hands over to Hydra, whose flags all work."""
+    """`selfalign run`: checks all jobs first, then hands a single run over to Hydra, whose flags all work."""
     from hydra._internal.utils import get_args_parser
 
     from selfalign import groups
+    from selfalign.pipeline import Memo
 
     parsed = get_args_parser().parse_args(arguments)
     groups.register(parsed.config_dir)
@@ -95,27 +93,22 @@ def _run(arguments: list[str]) -> int:
     jobs, multirun = groups.jobs(parsed.overrides, multirun=parsed.multirun)
     if parsed.cfg or parsed.info:
         return _hydra(arguments)
-    checked = groups.checked(jobs)
-    if not multirun:
-        return _hydra(arguments) or _RESULTS[-1]
-    from selfalign import arms
-    from selfalign.runner import print_sweep
+    memo = Memo()
+    checked = groups.checked(jobs, memo=memo)
+    if multirun:
+        from selfalign.commands import sweeps
 
-    sweep = list(arms.at_parity(dict(zip(arms.labels(jobs), checked, strict=True))).values())
-    return _hydra(arguments, sweep) or print_sweep(sweep)
+        return sweeps.start(parsed.overrides, jobs, checked, memo, parsed.config_dir or "")
+    return _hydra(arguments) or _RESULTS[-1]
 
 
 _RESULTS: list[int] = []
-"""Exit codes of the jobs that ran in this process."""
+"""Exit codes of the runs of this process."""
 
 
-def _hydra(arguments: list[str], sweep: Sequence[Experiment] = ()) -> int:
-    """Let Hydra read the command line and call `_job` for each job; returns Hydra's own exit code."""
+def _hydra(arguments: list[str]) -> int:
+    """Let Hydra read the command line and call `_job`; returns Hydra's own exit code."""
     import hydra
-
-    def job(config: object) -> None:
-        # A parallel launcher sends this function to its workers, the arms of the sweep with it.
-        _job(config, sweep)
 
     from selfalign import groups
 
@@ -123,21 +116,21 @@ def _hydra(arguments: list[str], sweep: Sequence[Experiment] = ()) -> int:
     # Hydra's hint would send users into its own frames; an unexpected error shows its whole traceback instead.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        hydra.main(version_base="1.3", config_path=str(groups.config_folder()), config_name="config")(job)()
+        hydra.main(version_base="1.3", config_path=str(groups.config_folder()), config_name="config")(_job)()
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
 
 
-def _job(config: object, sweep: Sequence[Experiment]) -> None:
-    """One job of Hydra's: also called in the worker processes of a parallel launcher."""
+def _job(config: object) -> None:
+    """The run of one experiment."""
     from hydra.core.hydra_config import HydraConfig
 
-    from selfalign import arms, groups, runner
+    from selfalign import groups, runner
 
     # On a full disk a library's log cannot be written either, and says so at length over our own message.
     logging.raiseExceptions = False
-    experiment = arms.own(groups.to_experiment(config), sweep)  # type: ignore[arg-type]
+    experiment = groups.to_experiment(config)  # type: ignore[arg-type]
     task = list(HydraConfig.get().overrides.task)
     try:
         _RESULTS.append(runner.execute(experiment, arguments=task))
@@ -182,6 +175,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
 
 WORDS = {
+    "sweep": ("status", "resume", "retry", "export-wandb"),
     "calf": ("card", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model"),
 }
 """Command that takes no settings -> what may follow it."""
@@ -194,6 +188,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "show": _command("show"),
     "report": _command("report"),
     "verify": _command("verify"),
+    "sweep": _command("sweep"),
     "sync": _command("sync"),
     "chat": _command("chat"),
     "export": _command("export"),

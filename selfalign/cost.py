@@ -13,10 +13,10 @@ where activations are computed again. Written tokens are bounded by reading the 
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from math import ceil
 from pathlib import Path
 from statistics import mean
@@ -28,7 +28,7 @@ from selfalign.errors import unknown
 from selfalign.evaluation import data as questions
 from selfalign.evaluation.catalogue import catalogue
 from selfalign.evaluation.protocols import EXAMS, Chat
-from selfalign.pipeline import Node
+from selfalign.pipeline import Memo, Node
 from selfalign.stages.contamination import Contamination
 from selfalign.stages.engrave import Engrave
 from selfalign.stages.evaluate import Evaluate
@@ -174,13 +174,14 @@ def costs(
     *,
     recompute: bool = False,
     pilot: Mapping[str, Measured] | None = None,
+    memo: Memo | None = None,
 ) -> dict[str, Cost]:
     """What each node has to do, in the order of the nodes, which must stand behind what they read.
 
     `recompute`: whether training computes activations again (gradient checkpointing). `pilot`: node -> what it did in a
-    finished run; the rest is `settings.expected`.
+    finished run; the rest is `settings.expected`. `memo`: what was counted by the same tokenizer before.
     """
-    estimate = _Estimate(settings, count_tokens, recompute, pilot or {})
+    estimate = _Estimate(settings, count_tokens, recompute, pilot or {}, memo or Memo())
     found: dict[str, Cost] = {}
     for name, node in nodes.items():
         kept = {role: found[source].kept for role, source in node.inputs.items()}
@@ -192,10 +193,15 @@ class _Estimate:
     """The costs of nodes, one at a time."""
 
     def __init__(
-        self, settings: PlanSettings, count: Callable[[str], int], recompute: bool, pilot: Mapping[str, Measured]
+        self,
+        settings: PlanSettings,
+        count: Callable[[str], int],
+        recompute: bool,
+        pilot: Mapping[str, Measured],
+        memo: Memo,
     ) -> None:
         self.expected, self.prompts = settings.expected, settings.prompts
-        self.count, self.recompute, self.pilot = count, recompute, pilot
+        self.count, self.recompute, self.pilot, self.memo = count, recompute, pilot, memo
         self.answer_tokens = 0.0
         self.long_answer_tokens = 0.0
 
@@ -227,7 +233,13 @@ class _Estimate:
             case _:
                 return Cost(note="not counted")
 
-    @property
+    def _tokens(self, stage: Any) -> dict[str, int]:
+        """Tokens of each prompt that a stage sends, its open slot empty."""
+        return self.memo(
+            "tokens", (stage,), lambda: {label: self.count(text) for label, text in stage.preview("").items()}
+        )
+
+    @cached_property
     def _question(self) -> int:
         """Tokens of a usual question: the mean of the seed tasks."""
         return ceil(
@@ -235,7 +247,7 @@ class _Estimate:
         )
 
     def _self_instruct(self, stage: SelfInstruct, measured: Measured) -> Cost:
-        (prompt,) = stage.preview("").values()
+        (tokens,) = self._tokens(stage).values()
         seeds = prompts.load_seed_tasks(stage.texts)
         demo = mean(
             self.count(f"\n###\n20. Instruction: {task.instruction}\n20. Input:\n{task.input}") for task in seeds
@@ -244,7 +256,7 @@ class _Estimate:
         each = measured.kept_per_request or max(listed, 1.0) * self.expected.instructions_kept
         requests = min(ceil(stage.target / each), stage.requests_per_round * stage.max_rounds)
         written = measured.new_tokens or stage.sampling.max_new_tokens
-        tokens, shared = self.count(prompt), self.count(prompts.load_text("self_instruct", stage.texts))
+        shared = self.count(prompts.load_text("self_instruct", stage.texts))
         return Cost(
             kept=min(stage.target, int(requests * each)),
             requests=requests,
@@ -254,7 +266,7 @@ class _Estimate:
         )
 
     def _red_team(self, stage: RedTeam, measured: Measured) -> Cost:
-        previews = stage.preview("")
+        tokens = self._tokens(stage)
         files = ("topics", *stage.extra_seeds)
         types = {seed.question_type for name in files for seed in prompts.load_topic_seeds(stage.texts, name)}
         topics, topic_requests = float(len(types)), 0.0
@@ -264,7 +276,6 @@ class _Estimate:
             if stage.max_topics_per_type:
                 topics = min(topics, stage.max_topics_per_type * len(types))
         asked = ceil((topics - len(types)) / stage.questions_per_prompt)
-        tokens = {label: self.count(text) for label, text in previews.items()}
         share = measured.kept if measured.kept is not None else self.expected.questions_kept
         return Cost(
             kept=int((topics - len(types)) * share),
@@ -276,7 +287,7 @@ class _Estimate:
         )
 
     def _self_align(self, stage: SelfAlign, asked: int, measured: Measured) -> Cost:
-        stem = self.count(stage.arm()[3])
+        stem = self.memo("stem", (stage,), lambda: self.count(stage.arm()[3]))
         budget = stage.thoughts_tokens + stage.sampling.max_new_tokens
         written = measured.new_tokens or budget * self.expected.budget_used
         share = measured.kept if measured.kept is not None else self.expected.responses_kept
@@ -286,12 +297,12 @@ class _Estimate:
             kept=int(asked * share),
             requests=asked,
             shared_tokens=stem,
-            prompt_tokens=asked * (self.count(stage.preview("")["self_align"]) - stem + self._question),
+            prompt_tokens=asked * (self._tokens(stage)["self_align"] - stem + self._question),
             new_tokens=ceil(asked * written),
         )
 
     def _self_critique(self, stage: SelfCritique, asked: int, measured: Measured) -> Cost:
-        empty = sum(self.count(text) for text in stage.preview("").values())
+        empty = sum(self._tokens(stage).values())
         own = 2 * (self._question + ceil(self.answer_tokens))
         budget = stage.critique_sampling.max_new_tokens + stage.revision_sampling.max_new_tokens
         written = 2 * measured.new_tokens if measured.new_tokens else budget * self.expected.budget_used
@@ -303,17 +314,16 @@ class _Estimate:
         )
 
     def _verbose_clone(self, stage: VerboseClone, asked: int, measured: Measured) -> Cost:
-        (prompt,) = stage.preview("").values()
+        (shared,) = self._tokens(stage).values()
         written = measured.new_tokens or stage.sampling.max_new_tokens * self.expected.budget_used
         share = measured.kept if measured.kept is not None else self.expected.verbose_kept
         self.long_answer_tokens = written
-        shared = self.count(prompt)
         return Cost(int(asked * share), asked, shared, asked * self._question, ceil(asked * written))
 
     def _engrave(self, stage: Engrave, kept: Mapping[str, int], answer: float) -> Cost:
         rows = min(kept["responses"], kept.get("parity", kept["responses"]))
         identity = prompts.load_identity(stage.assistant, stage.texts) if stage.identity_rows else []
-        prompt = mean(self.count(text) for text in stage.preview("").values())
+        prompt = mean(self._tokens(stage).values())
         row = min(stage.training.max_seq_length, prompt + self._question + answer)
         tokens = ceil((rows + len(identity)) * row * stage.training.epochs)
         return Cost(
@@ -324,7 +334,7 @@ class _Estimate:
 
     def _evaluate(self, stage: Evaluate) -> Cost:
         settings = stage.settings
-        (prompt,) = stage.preview("").values()
+        (prompt,) = self._tokens(stage).values()
         requests, read, written = 0, 0, 0
         asked = _asked(tuple(settings.tasks), settings.data)
         for task, (items, texts) in asked.items():
@@ -334,10 +344,10 @@ class _Estimate:
             written += 0 if catalogue()[task].protocols else ceil(share * len(texts)) * settings.max_new_tokens
         missing = [name for name in settings.tasks if name not in asked]
         note = f"without {', '.join(missing)}, whose questions are not in evaluation.data" if missing else ""
-        return Cost(0, requests, self.count(prompt), read, written, note=note)
+        return Cost(0, requests, prompt, read, written, note=note)
 
 
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def _asked(tasks: tuple[str, ...], data: str) -> dict[str, tuple[int, list[str]]]:
     """Task that is there -> its items, and what is sent behind the chat prompt: each pair of context and continuation once."""
     bare, found = Chat(wrap=lambda question: question), {}

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
-from selfalign import cost, progress, shards
+from selfalign import cost, designs, progress, shards
 from selfalign.cost import PlanSettings
+from selfalign.designs import DesignSettings
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
 from selfalign.errors import SelfAlignError, did_you_mean
 from selfalign.evaluation.catalogue import CALF
 from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.evaluation.settings import problems as evaluation_problems
 from selfalign.identity import digest, plain, transient
-from selfalign.pipeline import Node
+from selfalign.pipeline import Memo, Node
 from selfalign.principles import ExemplarSettings, PrincipleSettings
 from selfalign.prompts import Assistant
 from selfalign.stages.base import Context
@@ -125,6 +127,11 @@ class Experiment:
     """Which models of the run are scored: some of base, prompted, engraved, cloned."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     """What is scored and how (group `evaluation=`)."""
+    on_failure: str = transient("continue")
+    """What a sweep does when a job has failed: `continue` with the others, `stop`, or `max:k`: begin no further job once k
+    have failed."""
+    design: DesignSettings = field(default_factory=DesignSettings, metadata={"transient": True})
+    """Which jobs the designs of `sweeps/` make."""
     plan: PlanSettings = field(default_factory=PlanSettings, metadata={"transient": True})
     """What `selfalign plan` reckons with."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings, metadata={"transient": True})
@@ -263,18 +270,17 @@ def _evaluations(experiment: Experiment) -> dict[str, Node]:
     return nodes
 
 
-def fitting(experiment: Experiment, nodes: dict[str, Node]) -> tuple[dict[str, Node], dict[str, str]]:
+def fitting(
+    experiment: Experiment, nodes: dict[str, Node], memo: Memo | None = None
+) -> tuple[dict[str, Node], dict[str, str]]:
     """The nodes that can run with this model, and why each of the others is left out.
 
-    Nothing is left out unless `stages.leave_out_unfit` asks for it: an unfit stage is then a problem.
+    Nothing is left out unless `stages.leave_out_unfit` asks for it: an unfit stage is then a problem. `memo` is the command's.
     """
     if not experiment.stages.leave_out_unfit:
         return nodes, {}
-    shared = context(experiment, quiet=True)
-    left_out: dict[str, str] = {}
-    for name, node in nodes.items():
-        if unfit := node.stage.unfit(shared):
-            left_out[name] = unfit
+    asked = _Asked(experiment, memo or Memo())
+    left_out = {name: unfit for name, node in nodes.items() if (unfit := asked.unfit(node))}
     changed = True
     while changed:
         changed = False
@@ -293,15 +299,48 @@ def fitting(experiment: Experiment, nodes: dict[str, Node]) -> tuple[dict[str, N
     return kept, left_out
 
 
-def problems(experiment: Experiment) -> list[str]:
-    """Everything that is wrong with an experiment, found before any model is loaded; empty where nothing is."""
+class _Asked:
+    """What the stages of an experiment say about themselves, each asked once for all arms that have it alike."""
+
+    def __init__(self, experiment: Experiment, memo: Memo) -> None:
+        self.context, self.memo = context(replace(experiment, shard=""), quiet=True), memo
+        self.machine = (experiment.engine, experiment.trainer)
+
+    def unfit(self, node: Node) -> str:
+        """Why a node cannot run with this model."""
+        return self.memo("unfit", (node.stage, *self.machine), partial(node.stage.unfit, self.context))
+
+    def problems(self, node: Node) -> list[str]:
+        """What is wrong with a node's settings and the texts that they name."""
+
+        def found() -> list[str]:
+            try:
+                return node.stage.problems(self.context)
+            except SelfAlignError as error:
+                return [str(error)]
+
+        return self.memo("problems", (node.stage, *self.machine), found)
+
+
+def problems(experiment: Experiment, memo: Memo | None = None) -> list[str]:
+    """Everything that is wrong with an experiment, found before any model is loaded; empty where nothing is.
+
+    `memo` is the command's.
+    """
+    memo = memo or Memo()
     # Whether generation needs the weights, its engine says below; training always does.
     model = model_problems(experiment.model, weights=experiment.stages.engrave)
     found = [f"model: {problem}" for problem in model]
     found += _wiring_problems(experiment)
     found += [f"tracking: {problem}" for problem in tracking_problems(experiment.tracking)]
-    found += [f"evaluation: {problem}" for problem in evaluation_problems(experiment.evaluation)]
+    evaluation = memo("evaluation", (experiment.evaluation,), partial(evaluation_problems, experiment.evaluation))
+    found += [f"evaluation: {problem}" for problem in evaluation]
     found += [f"plan: plan.{problem}" for problem in cost.problems(experiment.plan)]
+    found += designs.problems(experiment.design)
+    try:
+        designs.failure_limit(experiment.on_failure)
+    except SelfAlignError as error:
+        found.append(str(error))
     found += [
         f"subjects: expected some of {', '.join(SUBJECTS)}, found '{name}'{did_you_mean(name, SUBJECTS)}"
         for name in experiment.subjects
@@ -314,16 +353,13 @@ def problems(experiment: Experiment) -> list[str]:
         found.append("arms: expected nothing, for a sweep sets it, found something; use -m or sweeps=<name>")
         return found
     # The arms of a sweep are runs of their own, and checked as such.
-    nodes, shared = pipeline(replace(experiment, arms={})), context(replace(experiment, shard=""), quiet=True)
+    nodes, asked = pipeline(replace(experiment, arms={})), _Asked(experiment, memo)
     for node in nodes.values():
-        try:
-            found += node.stage.problems(shared)
-        except SelfAlignError as error:
-            found.append(str(error))
-    engine = [f"engine: {problem}" for problem in experiment.engine.problems()]
+        found += asked.problems(node)
+    engine = [f"engine: {problem}" for problem in memo("engine", (experiment.engine,), experiment.engine.problems)]
     # Without a sound model and sound texts there is nothing to measure: only the first complaint would be repeated.
     if not found and not engine and not experiment.stages.leave_out_unfit:
-        unfit = {name: node.stage.unfit(shared) for name, node in nodes.items()}
+        unfit = {name: asked.unfit(node) for name, node in nodes.items()}
         found = [f"{name}: {why}; or stages=fitting to leave it out" for name, why in unfit.items() if why]
     known = " ".join(found)
     return list(dict.fromkeys([*found, *(text for text in engine if text.removeprefix("engine: ") not in known)]))

@@ -5,6 +5,7 @@ Only this file and cli.py know Hydra. `compose` gives a plain `Experiment`; the 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,16 +16,19 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from selfalign import experiment, resources
+from selfalign import designs, experiment, resources
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.engines.openai_api import OpenAIApi
 from selfalign.engines.ray import Ray
@@ -32,6 +36,7 @@ from selfalign.engines.scripted import Scripted
 from selfalign.engines.vllm import VLLM
 from selfalign.errors import ConfigError, did_you_mean, unknown
 from selfalign.experiment import Experiment
+from selfalign.pipeline import Memo
 
 ENGINES = {"huggingface": HuggingFace, "openai_api": OpenAIApi, "ray": Ray, "scripted": Scripted, "vllm": VLLM}
 """The engine of each choice of `engine=`: the dataclass whose fields are its settings."""
@@ -39,6 +44,8 @@ ENGINES = {"huggingface": HuggingFace, "openai_api": OpenAIApi, "ray": Ray, "scr
 
 SHARED = ("model", "principles", "exemplars", "assistant", "texts", "seed")
 """Settings at the top level that every node below with a field of the same name takes, unless it is given its own."""
+APART = ("design",)
+"""Nodes whose fields never refer to those: the draws of a design do not follow the seed of the runs."""
 
 
 def _schema(kind: type) -> DictConfig:
@@ -60,7 +67,11 @@ def _share(node: DictConfig, *, top: bool) -> None:
             node[key] = f"${{{key}}}"
             continue
         child: Any = node._get_node(str(key))
-        if isinstance(child, DictConfig) and key not in SHARED and not (child._is_none() or child._is_missing()):
+        if (
+            isinstance(child, DictConfig)
+            and key not in (*SHARED, *APART)
+            and not (child._is_none() or child._is_missing())
+        ):
             _share(child, top=False)
 
 
@@ -92,8 +103,8 @@ def register(config_dir: str | None = None) -> None:
     further = [f"file://{Path(config_dir).resolve()}"] if config_dir else []
     OmegaConf.register_new_resolver("selfalign_search_path", lambda: further + _search_path(), replace=True)
     OmegaConf.register_new_resolver("selfalign_groups", _groups, replace=True)
-    # A swept list as Hydra writes it: leave_one_out(ids) -> "[],[a],[b]".
-    OmegaConf.register_new_resolver("selfalign_leave_one_out", _leave_one_out, replace=True)
+    OmegaConf.register_new_resolver("selfalign_design", _design, replace=True)
+    OmegaConf.register_new_resolver("selfalign_choices", ",".join, replace=True)
 
 
 def _group_file(path: Path) -> dict[str, Any]:
@@ -120,8 +131,9 @@ def _groups() -> str:
     return "\n".join(f"  {group + '=':<14} {', '.join(sorted(found[group]))}" for group in sorted(found))
 
 
-def _leave_one_out(ids: Sequence[str]) -> str:
-    return ",".join(["[]", *(f"[{name}]" for name in ids)])
+def _design(name: str, factors: Sequence[str], settings: DictConfig) -> str:
+    """A design's jobs as the values of a swept list: `[],[a],[b]`."""
+    return designs.as_choices(designs.drops(name, list(factors), OmegaConf.to_object(settings)))  # type: ignore[arg-type]
 
 
 def config_folder() -> Path:
@@ -173,17 +185,101 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 def jobs(overrides: Sequence[str], *, multirun: bool = False) -> tuple[list[list[str]], bool]:
     """The override lists of all jobs that a command line means, and whether it is a multirun.
 
-    A multirun comes from `-m`, or from a file of `sweeps/` that sets hydra.mode. Raises ConfigError with every override
-    that is wrong.
+    A multirun comes from `-m`, or from a file of `sweeps/` that sets hydra.mode. Overrides of Hydra's own settings concern the
+    sweep, and are in no job of one. Raises ConfigError with every override that is wrong.
     """
-    single = [_first_choice(override) for override in overrides]
-    config = _composed(single, with_hydra=True)
-    swept = config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN"
-    if not (multirun or swept):
+    swept = axes(overrides)
+    if not (multirun or swept is not None):
         return [list(overrides)], False
-    params = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) if config.hydra.sweeper.params else {}
-    axes = [f"{key}={value}" for key, value in params.items()]  # type: ignore[union-attr]
-    return expand([*axes, *overrides]), True
+    return expand([*(swept or []), *(text for text in overrides if not is_hydras(text))]), True
+
+
+def axes(overrides: Sequence[str]) -> list[str] | None:
+    """The swept values that a file of `sweeps/` brings in, as overrides; None where the command line is no sweep by itself.
+
+    Raises ConfigError with every override that is wrong, a sweeper other than Hydra's basic one among them.
+    """
+    config = _composed([_first_choice(override) for override in overrides], with_hydra=True)
+    if config.hydra.sweeper._target_ != BASIC_SWEEPER:
+        raise ConfigError(
+            [
+                f"hydra/sweeper: expected basic, found {config.hydra.sweeper._target_}; a sweep's jobs are all known and checked "
+                "before the first, so give them as values or with a design in sweeps/"
+            ]
+        )
+    if config.hydra.mode is None or config.hydra.mode.name != "MULTIRUN":
+        return None
+    try:
+        found = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) if config.hydra.sweeper.params else {}
+    except OmegaConfBaseException as error:
+        raise _cause(error) from None
+    return [f"{key}={value}" for key, value in found.items()]  # type: ignore[union-attr]
+
+
+def grid(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """A sweep as what all of its jobs have, as overrides, and the values of each swept key: their product is the jobs."""
+    texts = [*(axes(overrides) or []), *(text for text in overrides if not is_hydras(text))]
+    constant: dict[str, str] = {}
+    swept: dict[str, list[str]] = {}
+    for one in OverridesParser.create().parse_overrides(texts):
+        key = one.get_key_element()
+        constant.pop(key, None)
+        swept.pop(key, None)
+        if one.is_sweep_override():
+            swept[key] = list(one.sweep_string_iterator())
+        elif key != "sweeps":
+            constant[key] = one.input_line or ""
+    return list(constant.values()), swept
+
+
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The problem of ours that OmegaConf met while it resolved a value, where there is one."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, ConfigError):
+        found = found.__cause__ or found.__context__
+    return found or ConfigError([_first_line(error)])  # type: ignore[arg-type]
+
+
+def is_hydras(override: str) -> bool:
+    """Whether an override sets something of Hydra's own, such as `hydra/launcher=joblib`."""
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def launch(overrides: Sequence[str], jobs: Sequence[Sequence[str]], folder: Path, work: Callable[[int], None]) -> None:
+    """Have Hydra's launcher (`hydra/launcher=`: basic, joblib, submitit, ray) call `work` with the number of each job, in
+    this process, in others, or on other machines.
+
+    `overrides` are those of the command line, `jobs` what each job has; `folder` is where a launcher leaves its own files.
+    """
+
+    def task(config: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        work(HydraConfig.get().job.num)
+
+    place = str(folder).replace("'", "\\'")
+    own = [text for text in overrides if is_hydras(text)]
+    with _hydra():
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        # A worker of a launcher does not know our resolvers: it is given what they say.
+        path = ",".join(f"'{entry}'" for entry in OmegaConf.create({"path": "${selfalign_search_path:}"}).path)
+        sweep = [*own, *jobs[0], f"hydra.sweep.dir='{place}'", f"hydra.searchpath=[{path}]"]
+        config = hydra.compose_config("config", sweep, run_mode=RunMode.MULTIRUN)
+        callbacks = Callbacks(config)
+        callbacks.on_multirun_start(config=config, config_name="config")
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+            task_function=task,
+            config=config,
+        )
+        for result in launcher.launch([list(job) for job in jobs], initial_job_idx=0):
+            # A failed job says so in its folder; what is raised here is a mistake of the launcher's or ours.
+            _ = result.return_value
+        callbacks.on_multirun_end(config=config, config_name="config")
 
 
 def _first_choice(override: str) -> str:
@@ -197,10 +293,15 @@ def _first_choice(override: str) -> str:
     return f"{parsed.key_or_group}={next(iter(parsed.sweep_string_iterator()))}"
 
 
-def _composed(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
-    """The configuration of one job. Raises ConfigError with every override that is wrong, each with a suggestion."""
+def _composed(overrides: Sequence[str], *, with_hydra: bool = False, bases: Bases | None = None) -> DictConfig:
+    """The configuration of one job. Raises ConfigError with every override that is wrong, each with a suggestion.
+
+    `bases` keeps what jobs with the same choices of groups have in common.
+    """
     with _hydra():
         try:
+            if bases is not None:
+                return bases.compose(overrides)
             return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError):
             found, right = _blame(overrides)
@@ -210,6 +311,29 @@ def _composed(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConf
     raise ConfigError(found + _problems_of(right))
 
 
+class Bases:
+    """What the jobs of a sweep have in common: for each choice of groups, the configuration without any value set."""
+
+    def __init__(self) -> None:
+        self._groups: set[str] = set()
+        self._configs: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of one job: that of its groups, and the job's values set on a copy, which is what Hydra itself
+        does after composing. Needs an initialised Hydra."""
+        self._groups = self._groups or set(GlobalHydra.instance().config_loader().list_groups(""))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        values = [one for one in parsed if one.key_or_group not in self._groups]
+        if any(one.type is not OverrideType.CHANGE or is_hydras(one.key_or_group) for one in values):
+            return hydra_compose("config", overrides=list(overrides))
+        key = tuple(one.input_line or "" for one in parsed if one.key_or_group in self._groups)
+        if key not in self._configs:
+            self._configs[key] = hydra_compose("config", overrides=list(key))
+        config = copy.deepcopy(self._configs[key])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return config
+
+
 def _problems_of(overrides: Sequence[str]) -> list[str]:
     try:
         return experiment.problems(compose(overrides))
@@ -217,9 +341,12 @@ def _problems_of(overrides: Sequence[str]) -> list[str]:
         return error.problems
 
 
-def compose(overrides: Sequence[str]) -> Experiment:
-    """The experiment of one job. Raises ConfigError with every override that is wrong, each with a suggestion."""
-    return to_experiment(_composed(overrides))
+def compose(overrides: Sequence[str], bases: Bases | None = None) -> Experiment:
+    """The experiment of one job. Raises ConfigError with every override that is wrong, each with a suggestion.
+
+    `bases` keeps what jobs with the same choices of groups have in common.
+    """
+    return to_experiment(_composed(overrides, bases=bases))
 
 
 def _blame(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -296,18 +423,22 @@ def setting_names() -> list[str]:
 
 
 def checked(
-    jobs: Sequence[Sequence[str]], allowed: Callable[[Experiment, str], bool] = lambda one, problem: False
+    jobs: Sequence[Sequence[str]],
+    allowed: Callable[[Experiment, str], bool] = lambda one, problem: False,
+    memo: Memo | None = None,
 ) -> list[Experiment]:
     """The experiments of all jobs. Raises ConfigError with every problem of every job, before any model is loaded.
 
-    `allowed` says which problems of an experiment the caller can do with.
+    `allowed` says which problems of an experiment the caller can do with. `memo` is the command's.
     """
+    bases = Bases()
+    memo = memo or Memo()
     found: dict[str, list[str]] = {}
     experiments: list[Experiment] = []
     for job in jobs:
         try:
-            one = compose(job)
-            problems = [problem for problem in experiment.problems(one) if not allowed(one, problem)]
+            one = compose(job, bases)
+            problems = [problem for problem in experiment.problems(one, memo) if not allowed(one, problem)]
             experiments.append(one)
         except ConfigError as error:
             problems = error.problems

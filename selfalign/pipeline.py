@@ -8,16 +8,45 @@ what depends on it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selfalign.artifacts import Artifact, Outcome, Store
 from selfalign.errors import ConfigError, SelfAlignError, did_you_mean
-from selfalign.identity import digest
+from selfalign.identity import digest, plain
 from selfalign.stages.base import Context, Stage
+
+T = TypeVar("T")
+
+
+class Memo:
+    """What settings that are equal were found to mean, for one command, while which no file changes.
+
+    The arms of a sweep share most of their stages: what a stage sends, and what is wrong with it, is found out once.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, Any] = {}
+        # The settings stay alive with their digest, so that no other object gets their id.
+        self._digests: dict[int, tuple[Any, str]] = {}
+
+    def __call__(self, question: str, settings: tuple[Any, ...], answer: Callable[[], T]) -> T:
+        """The answer to a question about some settings (dataclasses or plain values), computed the first time."""
+        key = (question, *map(self._digest, settings))
+        if key not in self._answers:
+            self._answers[key] = answer()
+        return self._answers[key]
+
+    def _digest(self, settings: Any) -> str:
+        known = self._digests.get(id(settings))
+        if known is None:
+            text = digest([type(settings).__name__, plain(settings, keep_transient=True)])
+            known = self._digests[id(settings)] = (settings, text)
+        return known[1]
 
 
 @dataclass(frozen=True)
@@ -100,16 +129,27 @@ def as_nodes(pipeline: Mapping[str, Stage | Node]) -> dict[str, Node]:
     return ordered
 
 
-def plan(pipeline: Mapping[str, Stage | Node], store: Store, context: Context) -> dict[str, Planned]:
-    """Every node with its artifact's name, in an order in which they can run; computes nothing."""
+def plan(
+    pipeline: Mapping[str, Stage | Node], store: Store, context: Context, memo: Memo | None = None
+) -> dict[str, Planned]:
+    """Every node with its artifact's name, in an order in which they can run; computes nothing.
+
+    `memo`, where engine, trainer and stages are settings, is the command's.
+    """
     planned: dict[str, Planned] = {}
     for name, node in as_nodes(pipeline).items():
         kind = type(node.stage).__name__
+        stage = node.stage
+        identity = (
+            memo("identity", (stage, context.engine, context.trainer), partial(stage.identity, context))
+            if memo is not None
+            else stage.identity(context)
+        )
         inputs = {role: planned[source].artifact for role, source in sorted(node.inputs.items())}
         description = {
             "stage": kind,
             "version": node.stage.VERSION,
-            "identity": node.stage.identity(context),
+            "identity": identity,
             "inputs": inputs,
         }
         artifact = f"{kind}-{node.stage.VERSION}-{digest(description)[:12]}"

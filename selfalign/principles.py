@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from selfalign import resources
@@ -139,7 +141,15 @@ def slug(name: str) -> str:
 
 
 def _load(relative: str) -> dict[str, Any]:
+    """The fields of a file; do not change them. A file is read once per process for as long as its size and time stay."""
     path = resources.find(relative)
+    state = path.stat()
+    return _parsed(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _parsed(path: Path, size: int, mtime_ns: int) -> dict[str, Any]:
+    """The fields of one state of a file."""
     content = resources.read_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a mapping of fields, found {type(content).__name__}")

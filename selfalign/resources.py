@@ -9,6 +9,7 @@ principles/.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,24 @@ def user_root() -> Path:
 
 def roots() -> list[Path]:
     """Every root that exists, the nearest first, none twice."""
-    candidates = [Path.cwd(), user_root(), shipped_root()]
-    existing = [root.resolve() for root in candidates if any((root / name).is_dir() for name in GROUP_FOLDERS)]
-    return list(dict.fromkeys(existing))
+    candidates = (Path.cwd(), user_root(), shipped_root())
+    return list(_existing(tuple((root, _state(root)) for root in candidates)))
+
+
+def _state(folder: Path) -> tuple[int, ...]:
+    """Changes whenever something is added to a folder or taken from it; empty where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_nlink, found.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _existing(candidates: tuple[tuple[Path, tuple[int, ...]], ...]) -> tuple[Path, ...]:
+    """The roots among some folders in one state of theirs: every file is looked for in all of them."""
+    found = [root.resolve() for root, _ in candidates if any((root / name).is_dir() for name in GROUP_FOLDERS)]
+    return tuple(dict.fromkeys(found))
 
 
 def find(relative: str) -> Path:

@@ -26,6 +26,8 @@ from selfalign.experiment import Experiment
 from selfalign.identity import differences, plain
 from selfalign.pipeline import Node, NodeResult, run
 
+SWEEP = "sweep.json"
+"""The file that makes a folder a sweep's (`selfalign.sweep`)."""
 TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "scores.jsonl")
 """Files of an artifact that go to the tracker as tables."""
 
@@ -51,21 +53,10 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         raise ConfigError(found)
     folder = run_folder(experiment)
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    settings = tracking.scrub(_settings(experiment))
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    stated = settings(experiment)
+    (folder / "config.yaml").write_text(yaml.safe_dump(stated, sort_keys=False, allow_unicode=True), encoding="utf-8")
     run_name = experiments.run_id(experiment)
-    manifest: dict[str, Any] = {
-        "run_id": run_name,
-        "name": experiment.name,
-        "group": group or experiment.name,
-        "arguments": tracking.scrub_arguments(arguments),
-        "status": "running",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": 0.0,
-        **provenance(),
-        "nodes": {},
-        "arms": {arm: {} for arm in experiment.arms},
-    }
+    manifest = _begun(experiment, arguments, group)
     jsonl.write_json(folder / "manifest.json", manifest)
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{run_name}: {folder}")
@@ -76,7 +67,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         name=" ".join(arguments) or experiment.name,
         group=manifest["group"],
         job_type="run",
-        config=settings,
+        config=stated,
     )
     started = time.monotonic()
     code = 1
@@ -102,12 +93,48 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
     return code
 
 
-def _settings(experiment: Experiment) -> dict[str, Any]:
-    """The settings for people and trackers: of another arm, what differs from this run's."""
-    alone = plain(replace(experiment, arms={}), keep_transient=True)
-    others = {label: plain(arm, keep_transient=True) for label, arm in experiment.arms.items()}
+def _begun(experiment: Experiment, arguments: Sequence[str], group: str = "") -> dict[str, Any]:
+    """The manifest of a run that has computed nothing yet."""
+    return {
+        "run_id": experiments.run_id(experiment),
+        "name": experiment.name,
+        "group": group or experiment.name,
+        "arguments": tracking.scrub_arguments(arguments),
+        "status": "running",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        **provenance(),
+        "nodes": {},
+        "arms": {arm: {} for arm in experiment.arms},
+    }
+
+
+def note_failure(experiment: Experiment, arguments: Sequence[str], why: str, details: str) -> None:
+    """Write down for a run that it failed without saying so itself: in its manifest, and with `details` in error.txt."""
+    folder = run_folder(experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _begun(experiment, arguments)
+    jsonl.write_json(path, manifest | {"status": "failed", "error": why})
+    (folder / "error.txt").write_text(f"{why}\n\n{details}".rstrip() + "\n", encoding="utf-8")
+
+
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings of a run for people and trackers, without secrets: of another arm, what differs from this run's.
+
+    What concerns the sweep that a run is part of is no setting of the run.
+    """
+    alone = _of_a_run(experiment)
+    others = {label: _of_a_run(arm) for label, arm in experiment.arms.items()}
     alone["arms"] = {label: {key: new for key, _, new in differences(alone, arm)} for label, arm in others.items()}
-    return alone
+    return tracking.scrub(alone)
+
+
+def _of_a_run(experiment: Experiment) -> dict[str, Any]:
+    found = plain(replace(experiment, arms={}), keep_transient=True)
+    for key in ("on_failure", "design"):
+        del found[key]
+    return found
 
 
 def _left_out(name: str, why: str, say: Any) -> dict[str, Any]:
@@ -258,28 +285,31 @@ def resolve_run(name: str, runs: Path = Path("runs")) -> Path:
     )
 
 
-def print_sweep(experiments: Sequence[Experiment]) -> int:
-    """What became of each job of a sweep, and the comparison of those that are done; returns the exit code."""
-    from selfalign import report
+def resolve_runs(name: str, runs: Path = Path("runs")) -> list[Path]:
+    """The folder of a run, or those of the runs of a sweep that are done, by path or by the name of a folder in `runs`.
 
-    folders = list(dict.fromkeys(run_folder(one) for one in experiments))
-    states = {folder: _status(folder) for folder in folders}
-    for folder, status in states.items():
-        print(f"  {status:<12} {folder}", file=sys.stderr)
-    done = [folder for folder, status in states.items() if status == "done"]
-    for line in dict.fromkeys(line for folder in done for line in _parity_lines(folder)):
-        print(line, file=sys.stderr)
-    if done:
-        report.print_scores(done, nodes=False)
-    if done and _is_first(experiments[0]):
-        page = Path(experiments[0].runs) / f"{experiments[0].name}-sweep" / "report.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        report.write(done, page)
-        print(f"report: {page}", file=sys.stderr)
-    return 0 if len(done) == len(folders) else 1
+    Raises SelfAlignError naming the nearest run there is, and for a sweep of which nothing is done.
+    """
+    for folder in (Path(name), runs / name):
+        if not (folder / SWEEP).is_file():
+            continue
+        content = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+        found = [folder.parent / job["id"] for job in content["jobs"] if _status(folder.parent / job["id"]) == "done"]
+        if not found:
+            raise SelfAlignError(
+                f"{folder}: expected a sweep with finished runs, found none of {len(content['jobs'])}; go on with it: selfalign "
+                f"sweep resume {folder}"
+            )
+        return found
+    return [resolve_run(name, runs)]
 
 
-def _parity_lines(folder: Path) -> list[str]:
+def _status(folder: Path) -> str:
+    manifest = folder / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8"))["status"] if manifest.is_file() else ""
+
+
+def parity_lines(folder: Path) -> list[str]:
     """What the cut to common prompts left of the arms, a line for each; arms of one sweep say the same."""
     nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
     cuts = {name: entry for name, entry in nodes.items() if entry["stage"] == "Parity" and entry["counts"]}
@@ -288,8 +318,3 @@ def _parity_lines(folder: Path) -> list[str]:
         f"itself {cut['metrics']['fewest_kept']:,} to {cut['metrics']['most_kept']:,})"
         for name, cut in cuts.items()
     ]
-
-
-def _status(folder: Path) -> str:
-    manifest = folder / "manifest.json"
-    return json.loads(manifest.read_text(encoding="utf-8"))["status"] if manifest.is_file() else "not started"

@@ -6,6 +6,7 @@ from selfalign.commands.outside import import_reference, tasks
 from selfalign.commands.planning import plan, prompt
 from selfalign.commands.rows import show
 from selfalign.commands.runs import report, sync, verify, why
+from selfalign.commands.sweeps import sweep
 
 __all__ = [
     "calf",
@@ -17,6 +18,7 @@ __all__ = [
     "report",
     "serve_command",
     "show",
+    "sweep",
     "sync",
     "tasks",
     "verify",

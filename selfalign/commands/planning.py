@@ -7,7 +7,7 @@ import functools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from selfalign.commands.arguments import add_overrides, composed, new_parser
 from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count
 from selfalign.errors import ConfigError, unknown
 from selfalign.experiment import Experiment
-from selfalign.pipeline import Planned
+from selfalign.pipeline import Memo, Planned
 from selfalign.pipeline import plan as plan_pipeline
 from selfalign.runner import resolve_run, run_folder
 
@@ -38,20 +38,23 @@ def plan(arguments: list[str]) -> int:
     groups.register()
     pilot = cost.measured(resolve_run(given.pilot, Path(given.runs))) if given.pilot else {}
     jobs, multirun = groups.jobs(given.overrides, multirun=given.multirun)
-    runs = groups.checked(jobs, allowed=_is_gap)
+    memo = Memo()
+    runs = groups.checked(jobs, allowed=_is_gap, memo=memo)
     missing = list(dict.fromkeys(gap for one in runs for gap in _gaps(one)))
     if missing:
         runs = [_filled(one) for one in runs]
     elif multirun:
-        runs = list(arms.at_parity(dict(zip(arms.labels(jobs), runs, strict=True))).values())
+        runs = list(arms.at_parity(dict(zip(arms.labels(jobs), runs, strict=True)), memo).values())
     # Another device or price is another reckoning: only what was reckoned with the same counts as shared.
     planned: set[tuple[cost.PlanSettings, str]] = set()
     # Arms send mostly the same texts: each is counted once.
-    counts: dict[ModelSettings, Callable[[str], int]] = {}
+    counted: dict[ModelSettings, _Counted] = {}
     totals: dict[tuple[cost.PlanSettings, float, int], float] = defaultdict(float)
     for job, one in zip(jobs, runs, strict=True):
         print(" ".join(job) or one.name, end="\n" if missing else f": {run_folder(one)}\n")
-        of_run = _print_run(one, planned, counts, pilot, is_whole=not missing)
+        count = _tokens if missing else functools.cache(one.engine.count_tokens)
+        by = counted.setdefault(one.model, _Counted(count, Memo()))
+        of_run = _print_run(one, planned, by, pilot, memo, is_whole=not missing)
         totals[one.plan, _parameters(one), _BYTES[one.model.dtype]] += of_run
     for (settings, parameters, size), seconds in totals.items():
         for line in cost.total(seconds, settings, parameters, size):
@@ -101,11 +104,20 @@ def _filled(one: Experiment) -> Experiment:
     return replace(one, merge=replace(one.merge, file=one.merge.file or "prompts.jsonl")) if one.plan.prompts else one
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """How a model's tokens are counted, and what was."""
+
+    count: Callable[[str], int]
+    memo: Memo
+
+
 def _print_run(
     one: Experiment,
     planned: set[tuple[cost.PlanSettings, str]],
-    counts: dict[ModelSettings, Callable[[str], int]],
+    by: _Counted,
     pilot: Mapping[str, cost.Measured],
+    memo: Memo,
     *,
     is_whole: bool,
 ) -> float:
@@ -114,12 +126,13 @@ def _print_run(
     nodes, left_out = experiments.pipeline(one), {}
     items: dict[str, Planned] = {}
     if is_whole:
-        nodes, left_out = experiments.fitting(one, nodes)
-        items = plan_pipeline(nodes, store, experiments.context(one, quiet=True))
+        nodes, left_out = experiments.fitting(one, nodes, memo)
+        items = plan_pipeline(nodes, store, experiments.context(one, quiet=True), memo)
     for name, why in left_out.items():
         print(f"  {name:<18} left out   {why}")
-    count = counts.setdefault(one.model, functools.cache(one.engine.count_tokens)) if is_whole else _tokens
-    costs = cost.costs(nodes, one.plan, count, recompute=one.trainer.gradient_checkpointing, pilot=pilot)
+    costs = cost.costs(
+        nodes, one.plan, by.count, recompute=one.trainer.gradient_checkpointing, pilot=pilot, memo=by.memo
+    )
     total = 0.0
     for name in items or nodes:
         # What another arm of the sweep makes stands, and is reckoned, with that arm.
@@ -132,7 +145,7 @@ def _print_run(
             status = "reuse" if item.is_published else "shared" if key in planned else "compute"
             planned.add(key)
         artifact = item.artifact if item else ""
-        print(f"  {name:<18} {status:<9}  {artifact}  {_prompt_tokens(nodes[name].stage, count)}".rstrip())
+        print(f"  {name:<18} {status:<9}  {artifact}  {_prompt_tokens(nodes[name].stage, by)}".rstrip())
         seconds = costs[name].device_seconds(one.plan, _parameters(one), _BYTES[one.model.dtype])
         if status == "compute":
             total += seconds
@@ -158,12 +171,14 @@ def _parameters(one: Experiment) -> float:
     return found
 
 
-def _prompt_tokens(stage: Any, count: Callable[[str], int]) -> str:
-    preview = getattr(stage, "preview", None)
-    if preview is None:
+def _prompt_tokens(stage: Any, by: _Counted) -> str:
+    if not hasattr(stage, "preview"):
         return ""
-    tokens = ", ".join(f"{count(text):,}" for text in preview("").values())
-    return f"prompt of {tokens} tokens"
+    return by.memo(
+        "prompt",
+        (stage,),
+        lambda: f"prompt of {', '.join(f'{by.count(text):,}' for text in stage.preview('').values())} tokens",
+    )
 
 
 def prompt(arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from selfalign import jsonl
 from selfalign.artifacts import MANIFEST, Store
 from selfalign.commands.arguments import new_parser, nodes_of, read_manifest
 from selfalign.identity import differences
-from selfalign.runner import resolve_run
+from selfalign.runner import resolve_run, resolve_runs
 
 
 def why(arguments: list[str]) -> int:
@@ -60,7 +60,7 @@ def _brief(value: Any) -> str:
 def report(arguments: list[str]) -> int:
     """The comparison of one run or several: a table in the terminal, one HTML file."""
     parser = new_parser("report", "Compare runs: terminal table and one self-contained HTML file.")
-    parser.add_argument("run", nargs="+", help="run folders, or their names in runs/")
+    parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
     parser.add_argument("--out", default="", help="HTML file to write (default: report.html in the first run's folder)")
     parser.add_argument("--control", default="", metavar="RUN",
                         help="run that the others are compared with (default: the first that leaves out no principle)")  # fmt: skip
@@ -68,7 +68,7 @@ def report(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     from selfalign import report as reports
 
-    folders = [resolve_run(name, Path(given.runs)) for name in given.run]
+    folders = [folder for name in given.run for folder in resolve_runs(name, Path(given.runs))]
     out = Path(given.out) if given.out else folders[0] / "report.html"
     control = resolve_run(given.control, Path(given.runs)).resolve().name if given.control else ""
     reports.print_scores(folders, control=control)
@@ -80,12 +80,11 @@ def report(arguments: list[str]) -> int:
 def verify(arguments: list[str]) -> int:
     """Every number of a run computed anew from its stored items, every file against its checksum."""
     parser = new_parser("verify", "Re-derive every score of some runs from stored items; exit 1 on any mismatch.")
-    parser.add_argument("run", nargs="+", help="run folders, or their names in runs/")
+    parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_args(arguments)
     wrong = 0
-    for name in given.run:
-        folder = resolve_run(name, Path(given.runs))
+    for folder in [folder for name in given.run for folder in resolve_runs(name, Path(given.runs))]:
         checked, found = _verify_run(folder)
         wrong += len(found)
         for line in found:
@@ -135,11 +134,11 @@ def _verify_run(folder: Path) -> tuple[int, list[str]]:
 def sync(arguments: list[str]) -> int:
     """Push the offline W&B runs of some run folders; what was pushed before is not pushed again."""
     parser = new_parser("sync", "Push offline W&B runs, once, however often it is called.")
-    parser.add_argument("run", nargs="+", help="run folders, or their names in runs/")
+    parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_args(arguments)
     from selfalign import tracking
 
-    for line in tracking.sync([resolve_run(name, Path(given.runs)) for name in given.run]):
+    for line in tracking.sync([folder for name in given.run for folder in resolve_runs(name, Path(given.runs))]):
         print(line)
     return 0

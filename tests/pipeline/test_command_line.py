@@ -161,7 +161,12 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
     assert len(runs) == 3
     ids = {next((run / "wandb").glob("**/run-*.wandb")).name for run in runs}
     assert len(ids) == 3, "every arm is a W&B run of its own"
-    assert {path.name for path in (folder / "runs" / "arms-sweep").iterdir()} == {"report.html", "multirun.yaml"}
+    (sweep,) = (folder / "runs").glob("arms-sweep-*")
+    assert {path.name for path in sweep.iterdir()} == {"report.html", "sweep.json"}
+    told = selfalign(folder, "sweep", "status", str(sweep.relative_to(folder)))
+    assert told.returncode == 0 and "3 done" in told.stdout
+    bad = selfalign(folder, "run", *quick, "principles.drop=[],[candour],[helpful]", "-m")
+    assert bad.returncode == 2 and "in 1 of 3 jobs" in bad.stderr
     assert {path.name for path in folder.iterdir()} <= {"runs", "store", "home", "script.jsonl", "page.html"}
 
 

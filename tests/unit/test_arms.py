@@ -9,7 +9,6 @@ import pytest
 
 from selfalign import arms, experiment, groups
 from selfalign.artifacts import Store
-from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
 from selfalign.pipeline import plan
 
@@ -85,19 +84,6 @@ def test_arms_that_differ_in_training_share_their_answers_and_are_cut_where_they
     found = sweep(tmp_path, "engrave.training.epochs=1,2")
     for one in map(planned, found.values()):
         assert "parity" not in one and "verbose_parity" in one
-
-
-def test_a_job_finds_its_arm_and_a_single_run_none(tmp_path: Path) -> None:
-    found = sweep(tmp_path, "principles.drop=[],[candor]", "stages=no_cloning")
-    for one in found.values():
-        assert arms.own(replace(one, arms={}), list(found.values())) is one
-    alone = replace(next(iter(found.values())), arms={}, seed=7)
-    assert arms.own(alone, []) is alone
-    # A job that the sweep did not know cannot be at parity, and does not go on as if it were.
-    with pytest.raises(ConfigError, match="parity=false"):
-        arms.own(alone, list(found.values()))
-    free = replace(alone, parity=False)
-    assert arms.own(free, list(found.values())) is free
 
 
 def test_a_run_at_parity_has_a_folder_of_its_own_whatever_the_labels_are(tmp_path: Path) -> None:

@@ -132,7 +132,70 @@ def test_a_sweep_file_becomes_its_jobs_and_follows_the_chosen_set() -> None:
     jobs, multirun = groups.jobs(["sweeps=leave_one_out"])
     assert multirun and len(jobs) == 17 and jobs[0][0] == "principles.drop=[]"
     assert len(groups.jobs(["sweeps=leave_one_out", "principles=dromedary2_17"])[0]) == 18
-    assert len(groups.jobs(["sweeps=verbose_tax"])[0]) == 5
+    assert len(groups.jobs(["sweeps=verbose_tax"])[0]) == 10
+
+
+@pytest.mark.parametrize(
+    ("sweep", "number", "last"),
+    [
+        (["add_one", "design.of=[candor,static]"], 3, "principles.drop=[candor]"),
+        (["pairs", "design.of=[candor,static,helpful]"], 7, "principles.drop=[candor,static]"),
+        (["plackett_burman"], 20, None),
+        (["random_subsets", "design.subsets=5"], 6, None),
+        (["shapley", "design.of=[candor,static]"], 4, None),
+        (["exemplars"], 6, "exemplars.drop=[known_animal]"),
+        (["model_size", "design.models=[small,large]"], 2, "model.path=large"),
+        (["leave_one_out", "seed=0,1"], 34, None),
+    ],
+)
+def test_a_design_becomes_its_jobs_and_follows_its_settings(sweep: list[str], number: int, last: str | None) -> None:
+    jobs, multirun = groups.jobs([f"sweeps={sweep[0]}", *sweep[1:]])
+    assert multirun and len(jobs) == number and (last is None or jobs[-1][0] == last)
+
+
+def test_a_designs_mistake_is_told_like_any_other() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'candor'"):
+        groups.jobs(["sweeps=pairs", "design.of=[candour]"])
+    with pytest.raises(ConfigError, match=r"design\.permutations: expected an even number"):
+        groups.jobs(["sweeps=shapley", "design.permutations=3"])
+    assert any("on_failure: expected continue, stop or max:k" in problem for problem in wrong("on_failure=perhaps"))
+
+
+def test_the_draws_of_a_design_do_not_follow_the_seed_of_the_runs() -> None:
+    one = groups.compose(["seed=3"])
+    assert (one.design.seed, one.seed, one.self_align.seed) == (0, 3, 3)
+
+
+def test_what_concerns_the_sweep_changes_no_run() -> None:
+    base = groups.compose([])
+    for override in ("on_failure=stop", "design.seed=4"):
+        assert experiment.run_id(groups.compose([override])) == experiment.run_id(base)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ["experiments=quickstart", "principles.drop=[candor]", "seed=3"],
+        ["model=tiny_random", "self_align.sampling.logit_bias={Sorry:-100}", "name=a", "name=b"],
+        ["principles=dromedary2_17", "stages=no_cloning", "stages.tgrt=false"],
+        ["+self_align.sampling.logit_bias.Sorry=-1", "engine=scripted", "engine.script=x"],
+    ],
+)
+def test_a_job_composed_on_what_jobs_have_in_common_is_what_hydra_composes(job: list[str]) -> None:
+    bases = groups.Bases()
+    groups.compose(["experiments=quickstart", "principles.drop=[ethical]", "seed=1"], bases)
+    assert groups.compose(job, bases) == groups.compose(job, bases) == groups.compose(job)
+
+
+def test_hydras_own_settings_are_in_no_job_of_a_sweep() -> None:
+    jobs, _ = groups.jobs(["seed=0,1", "hydra/launcher=basic", "hydra.verbose=false"], multirun=True)
+    assert jobs == [["seed=0"], ["seed=1"]]
+
+
+def test_the_grid_of_a_sweep_has_its_jobs_as_product() -> None:
+    constant, grid = groups.grid(["experiments=quickstart", "sweeps=verbose_tax", "seed=7,8"])
+    assert constant == ["experiments=quickstart"]
+    assert grid == {"stages.follow_first": ["False", "True"], "seed": ["7", "8"]}
 
 
 def test_a_run_without_a_sweep_is_one_job() -> None:
