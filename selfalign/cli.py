@@ -26,6 +26,8 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign export RUN                  its adapter or --merged model with a card, as a folder for peft, transformers, vLLM
   selfalign serve-command RUN           the vLLM command that serves a run's base model and adapters
   selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
+  selfalign judge RUN --against WHAT    a judge compares its answers to open questions with others, in both orders
+  selfalign data fetch|list             the real evaluation sets, by URL and checksum; offline: --from DIR
   selfalign calf card                   measure the embedded model and write its page, docs/calf.md
   selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
 
@@ -176,6 +178,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
 WORDS = {
     "sweep": ("status", "resume", "retry", "export-wandb"),
+    "data": ("fetch", "list", "--from", "--to"),
+    "judge": ("--against", "--subject", "--questions", "--prompt", "--one-order", "--price", "--reviews", "--answers"),
     "calf": ("card", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model"),
 }
 """Command that takes no settings -> what may follow it."""
@@ -194,6 +198,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": _command("export"),
     "serve-command": _command("serve_command"),
     "import": _command("import_reference"),
+    "judge": _command("judge"),
+    "data": _command("data"),
     "calf": _command("calf"),
     "tasks": _command("tasks"),
 }

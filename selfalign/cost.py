@@ -336,7 +336,7 @@ class _Estimate:
         settings = stage.settings
         (prompt,) = self._tokens(stage).values()
         requests, read, written = 0, 0, 0
-        asked = _asked(tuple(settings.tasks), settings.data)
+        asked = _asked(tuple(settings.tasks), tuple(settings.protocols), settings.data)
         for task, (items, texts) in asked.items():
             share = min(settings.limit, items) / items if settings.limit else 1.0
             requests += ceil(share * len(texts))
@@ -348,7 +348,7 @@ class _Estimate:
 
 
 @lru_cache(maxsize=4)
-def _asked(tasks: tuple[str, ...], data: str) -> dict[str, tuple[int, list[str]]]:
+def _asked(tasks: tuple[str, ...], protocols: tuple[str, ...], data: str) -> dict[str, tuple[int, list[str]]]:
     """Task that is there -> its items, and what is sent behind the chat prompt: each pair of context and continuation once."""
     bare, found = Chat(wrap=lambda question: question), {}
     for name in tasks:
@@ -356,7 +356,10 @@ def _asked(tasks: tuple[str, ...], data: str) -> dict[str, tuple[int, list[str]]
         if all(path.is_file() for path in task.paths(data)):
             items = questions.load(task, data)
             pairs = {
-                pair for item in items for protocol in task.protocols for pair in EXAMS[protocol].pairs(bare, item)
+                pair
+                for item in items
+                for protocol in task.scored(protocols)
+                for pair in EXAMS[protocol].pairs(bare, item)
             }
             texts = ["".join(pair) for pair in pairs] if task.protocols else [item.question for item in items]
             found[name] = (len(items), texts)

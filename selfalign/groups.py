@@ -38,6 +38,9 @@ from selfalign.errors import ConfigError, did_you_mean, unknown
 from selfalign.experiment import Experiment
 from selfalign.pipeline import Memo
 
+# Here and not in `register`: the workers of a parallel launcher import this file and do not register.
+OmegaConf.register_new_resolver("selfalign_data", resources.data_folder, replace=True)
+
 ENGINES = {"huggingface": HuggingFace, "openai_api": OpenAIApi, "ray": Ray, "scripted": Scripted, "vllm": VLLM}
 """The engine of each choice of `engine=`: the dataclass whose fields are its settings."""
 

@@ -37,6 +37,12 @@ def user_root() -> Path:
     return Path(os.environ.get("SELFALIGN_HOME") or Path.home() / ".config" / "selfalign")
 
 
+def data_folder() -> str:
+    """The folder of the real evaluation sets: `SELFALIGN_DATA`, else `data/` in the user's root where it exists, else empty."""
+    own = user_root() / "data"
+    return os.environ.get("SELFALIGN_DATA") or (str(own) if own.is_dir() else "")
+
+
 def roots() -> list[Path]:
     """Every root that exists, the nearest first, none twice."""
     candidates = (Path.cwd(), user_root(), shipped_root())

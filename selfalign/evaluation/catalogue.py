@@ -37,6 +37,8 @@ class TaskFile:
     """Data files below a data folder."""
     protocols: tuple[str, ...]
     """How its items are scored: names in `protocols.EXAMS`; empty where answers are generated."""
+    further: tuple[str, ...]
+    """Protocols that are scored only where the settings name them."""
     calf_name: str
     """What it is called in results where it scores Calf's own questions."""
     calf_files: tuple[str, ...]
@@ -47,6 +49,12 @@ class TaskFile:
     def reported(self, data: str) -> str:
         """The name in results, for this choice of data."""
         return self.calf_name if data == CALF else self.name
+
+    def scored(self, chosen: Sequence[str]) -> tuple[str, ...]:
+        """The protocols that a choice of them means for this task, in the order of the file; its own where none is chosen."""
+        if not chosen:
+            return self.protocols
+        return tuple(name for name in (*self.protocols, *self.further) if name in chosen)
 
     def paths(self, data: str) -> list[Path]:
         """The data files of this task, for this choice of data: `calf` or a folder."""
@@ -94,6 +102,7 @@ def read_task(path: Path) -> TaskFile:
             format=about["format"],
             files=tuple(about["files"]),
             protocols=tuple(about["protocols"]),
+            further=tuple(about["further"]),
             calf_name=about["calf"]["task"],
             calf_files=tuple(about["calf"]["files"]),
             sample=about["sample"],
@@ -102,8 +111,8 @@ def read_task(path: Path) -> TaskFile:
         raise DataError(f"{path}: expected a YAML file, found {error}; repair it") from None
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: expected task and metadata with version, source, format, files, protocols, calf.task, calf.files "
-            f"and sample, missing {error}; add it"
+            f"{path}: expected task and metadata with version, source, format, files, protocols, further, calf.task, "
+            f"calf.files and sample, missing {error}; add it"
         ) from None
 
 

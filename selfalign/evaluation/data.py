@@ -31,6 +31,8 @@ class Item:
     """Candidates of which exactly one is right, in the order shown; empty where the answer is generated."""
     right: int = -1
     """Index of the right one; -1 where the answer is generated."""
+    filed: tuple[int, ...] = ()
+    """Place of each choice among those of its record in the file, from 0: what released_half needs, and nothing else."""
     statements: tuple[str, ...] = ()
     """Candidates of which one or more are true (TruthfulQA's second list), in the order shown."""
     truths: tuple[bool, ...] = ()
@@ -100,7 +102,8 @@ def _item(question: str, category: str, one: dict[str, bool], several: dict[str,
     item_id = identity.short_id(question, category, sorted(one.items()), sorted(several.items()))
     choices, right = _shuffled(one, "choices", item_id)
     statements, truths = _shuffled(several, "statements", item_id)
-    return Item(item_id, question, category, choices, right.index(True) if one else -1, statements, truths)
+    filed = tuple(map(list(one).index, choices))
+    return Item(item_id, question, category, choices, right.index(True) if one else -1, filed, statements, truths)
 
 
 def read_truthfulqa(path: Path) -> Iterator[Item]:

@@ -73,7 +73,13 @@ def _task_rows(lm: EngineLM, settings: EvaluationSettings, chat: Chat, name: str
     from lm_eval.evaluator import evaluate as run_tasks
     from lm_eval.tasks import TaskManager
 
-    metadata: dict[str, Any] = {"data": settings.data, "limit": settings.limit, "seed": settings.seed}
+    protocols = catalogue()[name].scored(settings.protocols)
+    metadata: dict[str, Any] = {
+        "data": settings.data,
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "protocols": list(protocols),
+    }
     # The defaults are thousands of files that are not ours: reading them takes longer than a small evaluation.
     manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
     reported = catalogue()[name].reported(settings.data)
@@ -96,7 +102,6 @@ def _task_rows(lm: EngineLM, settings: EvaluationSettings, chat: Chat, name: str
     samples = results["samples"][name]
     if generates:
         return [_answer(lm, reported, sample) for sample in samples]
-    protocols = catalogue()[name].protocols
     return [_exam(lm, reported, sample, protocol, chat) for protocol in protocols for sample in samples]
 
 

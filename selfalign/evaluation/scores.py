@@ -7,6 +7,7 @@ only given where the log-probabilities behind it can be those of a working model
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from selfalign.records import Score
 MAX_TIED = 0.5
 """Above this share of items with no difference at all between candidates, a score says nothing about the model."""
 MIN_FOR_POSITION = 20
-"""Items (> 1) from which a choice that is always at the same shown position is taken for broken: with two candidates in
-random order, a model that answers by content does that once in 2**19 times."""
+"""Items (> 1) from which choices that stand nearly always at the same shown position are taken for broken: with two candidates
+in random order, a model that answers by content does that once in 2**19 times."""
+MAX_AT_ONE_POSITION = 0.95
+"""Above this share of items with the choice at one and the same shown position, it was chosen by position."""
 
 
 def broken(outcomes: Sequence[Outcome]) -> str:
@@ -29,12 +32,15 @@ def broken(outcomes: Sequence[Outcome]) -> str:
     infinite = sum(not outcome.scores for outcome in outcomes)
     if infinite:
         return f"{infinite} of {total} items have a log-probability that is NaN or infinite"
-    tied = sum(len(outcome.best) == len(outcome.shown) for outcome in outcomes)
+    tied = sum(len(outcome.best) == len(outcome.shown) > 1 for outcome in outcomes)
     if tied > MAX_TIED * total:
         return f"all candidates tie on {tied} of {total} items: the log-probabilities are constant"
-    positions = {outcome.best for outcome in outcomes}
-    if total >= MIN_FOR_POSITION and len(positions) == 1:
-        return f"the choice is at shown position {min(positions)[0] + 1} in all {total} items, whose order is random"
+    # An item with a single candidate has nothing to choose (released_half has some).
+    positions = Counter(outcome.best for outcome in outcomes if len(outcome.shown) > 1)
+    where, count = positions.most_common(1)[0] if positions else ((), 0)
+    choices = positions.total()
+    if choices >= MIN_FOR_POSITION and count > MAX_AT_ONE_POSITION * choices:
+        return f"the choice is at shown position {where[0] + 1} in {count} of {choices} items, whose order is random"
     return ""
 
 

@@ -27,6 +27,11 @@ class EvaluationSettings:
     """`calf` for the questions of the embedded world, or a folder that holds `truthfulqa/mc_task.json`,
     `hhh_alignment/<category>/task.json` and `vicuna/question.jsonl` in their official formats. Results depend on the
     content of the files, never on the folder's name."""
+    protocols: list[str] = field(default_factory=list)
+    """How multiple choice is scored: some of true_false, released_half, mc1, mc2 (TruthfulQA), ab_swap, ab_renormalised,
+    likelihood (HHH); empty takes true_false, mc1, mc2 and ab_swap. All protocols of a task that need the same
+    log-probabilities share them. released_half ranks the candidates that the released script of Sun et al. 2023 ranks, and is
+    comparable with nothing else: its chance is 0.41 on TruthfulQA, that of the others 0.22."""
     limit: int = 0
     """Items of each task (>= 0); 0 takes all. Fewer items are chosen by a seeded hash of their content, so that they
     are a sample of the whole file and a smaller limit's items are among a larger one's."""
@@ -50,8 +55,13 @@ class EvaluationSettings:
         if wrong:
             raise ConfigError(wrong)
         known = catalogue()
-        plain = {key: value for key, value in identity.plain(self).items() if key not in ("data", "tasks")}
-        return {**plain, "tasks": [known[name].identity(self.data) for name in self.tasks]}
+        own = ("data", "tasks", "protocols")
+        plain = {key: value for key, value in identity.plain(self).items() if key not in own}
+        tasks = [
+            {**known[name].identity(self.data), "protocols": list(known[name].scored(self.protocols))}
+            for name in self.tasks
+        ]
+        return {**plain, "tasks": tasks}
 
 
 def problems(settings: EvaluationSettings) -> list[str]:
@@ -63,6 +73,19 @@ def problems(settings: EvaluationSettings) -> list[str]:
             found.append(f"evaluation.tasks: {unknown('task', name, known)}")
         if count > 1:
             found.append(f"evaluation.tasks: expected each task once, found '{name}' {count} times; remove the repeats")
+    tasks = [known[name] for name in settings.tasks if name in known]
+    allowed = {name for task in known.values() for name in (*task.protocols, *task.further)}
+    found += [
+        f"evaluation.protocols: {unknown('protocol', name, allowed)}"
+        for name in settings.protocols
+        if name not in allowed
+    ]
+    found += [
+        f"evaluation.protocols: expected one or more of {', '.join((*task.protocols, *task.further))} for {task.name}, found "
+        f"only {', '.join(settings.protocols)}; add one, or take the task out of evaluation.tasks"
+        for task in tasks
+        if task.protocols and not task.scored(settings.protocols)
+    ]
     for key, value, lowest in (
         ("limit", settings.limit, 0),
         ("max_new_tokens", settings.max_new_tokens, 1),
@@ -83,7 +106,7 @@ def _data_problems(settings: EvaluationSettings, names: list[str]) -> list[str]:
     if not settings.data:
         return [
             f"evaluation.data: expected '{CALF}' or a folder with the files of the tasks, found nothing; give "
-            "evaluation.data=<folder>, or set SELFALIGN_DATA for evaluation=paper"
+            "evaluation.data=<folder>, or run `selfalign data fetch` for evaluation=paper"
         ]
     if settings.data != CALF and not Path(settings.data).expanduser().is_dir():
         return [

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from selfalign.report import ablation, ablation_view
+from selfalign.report.judged import judged
 from selfalign.report.model import Run
+from selfalign.report.published import published
 from selfalign.report.scores import grid
+from selfalign.report.sheet import Sheet
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,6 +78,7 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
         parts += [f"note: {note}" for note in run.notes]
     head, rows = grid(runs)
     parts.append(_aligned(head, rows) if rows else "no scores")
+    parts += [sheet_text(sheet) for sheet in (*judged(runs), *published(runs))]
     found = ablation.compare(runs, control)
     if found:
         head, rows = ablation_view.grid(found)
@@ -83,6 +87,11 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
     if any(run.uses_calf for run in runs):
         parts.append(CALF_NOTICE)
     return "\n\n".join(parts) + "\n"
+
+
+def sheet_text(sheet: Sheet) -> str:
+    """A sheet as aligned plain text."""
+    return f"{sheet.title}\n{sheet.about}\n{_aligned(sheet.head, sheet.rows)}"
 
 
 def said(found: ablation.Comparison) -> list[str]:
@@ -121,6 +130,9 @@ def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool
             console.print(Text(f"note: {note}", style="yellow"))
     if any(run.scores for run in runs):
         console.print(score_table(runs))
+    for sheet in (*judged(runs), *published(runs)):
+        console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=1))
+        console.print(Text(sheet.about, style="dim"))
     found = ablation.compare(runs, control)
     if found:
         head, rows = ablation_view.grid(found)

@@ -85,8 +85,16 @@ class Contamination:
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     GENERATES: ClassVar[bool] = False
 
+    def _sets(self) -> list[TaskFile]:
+        """Every evaluation set once: of two tasks that read the same questions, the one that has protocols."""
+        found: dict[tuple[str, ...], TaskFile] = {}
+        for task in catalogue().values():
+            if task.protocols or task.files not in found:
+                found[task.files] = task
+        return list(found.values())
+
     def _tasks(self) -> list[TaskFile]:
-        return [task for task in catalogue().values() if all(path.is_file() for path in task.paths(self.data))]
+        return [task for task in self._sets() if all(path.is_file() for path in task.paths(self.data))]
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Settings, and the content of every question file."""
@@ -130,7 +138,7 @@ class Contamination:
         outcome = count(rows)
         of_task = Counter(match.task for match in matches)
         there = {task.name for task in self._tasks()}
-        missing = [name for name in catalogue() if name not in there]
+        missing = [task.name for task in self._sets() if task.name not in there]
         outcome.metrics = {"contaminated": len(matches), "questions": len(asked), "not_compared": ", ".join(missing)}
         outcome.metrics |= {f"contaminated/{task}": of_task[task] for task in dict.fromkeys(task for task, _ in asked)}
         return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pytest
 
 from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult
 from selfalign.evaluation.catalogue import TaskFile, catalogue, tasks_folder
-from selfalign.evaluation.data import READERS, load
+from selfalign.evaluation.data import READERS, Item, load
 from selfalign.evaluation.harness import evaluate
-from selfalign.evaluation.protocols import EXAMS, Pair, default_chat
+from selfalign.evaluation.protocols import EXAMS, Exam, Outcome, Pair, default_chat
+from selfalign.evaluation.scores import exam_scores, mean
 from selfalign.evaluation.settings import EvaluationSettings, problems
 
 TASKS = catalogue()
-AT_BIRTH = 3
+AT_BIRTH = 4
 FORMATS: dict[str, Callable[[dict], str]] = {
     "truthfulqa": lambda record: json.dumps([record]),
     "hhh": lambda record: json.dumps({"examples": [record]}),
@@ -53,23 +55,44 @@ def sample_folder(task: TaskFile, folder: Path) -> Path:
     return folder
 
 
+def is_good(exam: Exam, item: Item, pair: Pair) -> bool:
+    """Whether a model that knows the item would continue the context so."""
+    context, continuation = pair
+    right = [text for text, is_right in zip(*exam.candidates(item), strict=True) if is_right]
+    if continuation in (" true", " false"):
+        return (continuation == " true") == any(f"Answer: {text}\n" in context for text in right)
+    if continuation in (" A", " B"):
+        return any(f"{continuation.strip()}) {text}\n" in context for text in right)
+    return continuation.strip() in right
+
+
+def every_protocol(task: TaskFile) -> list[str]:
+    return [*task.protocols, *task.further]
+
+
 def answers(task: TaskFile, folder: Path, *, right: bool) -> dict[Pair, float]:
     """Log-probabilities that make every item right, or wrong, under each protocol of the task."""
-    known: dict[Pair, float] = {}
-    for item in load(task, str(folder)):
-        for name in task.protocols:
-            exam = EXAMS[name]
-            pairs = exam.pairs(default_chat(), item)
-            truths = item.truths if exam.several else [i == item.right for i in range(len(item.choices))]
-            if len(pairs) == len(truths):
-                good = truths
-            else:  # two pairs for each candidate: find those that raise the score of a right one
-                good = []
-                for index in range(len(pairs)):
-                    ranked = exam.rank([float(at == index) for at in range(len(pairs))])
-                    good.append(any((score > 0) == truth for score, truth in zip(ranked, truths, strict=True) if score))
-            known |= {pair: -0.5 if is_good == right else -900.0 for pair, is_good in zip(pairs, good, strict=True)}
-    return known
+    return {
+        pair: -0.5 if is_good(EXAMS[name], item, pair) == right else -900.0
+        for item in load(task, str(folder))
+        for name in every_protocol(task)
+        for pair in EXAMS[name].pairs(default_chat(), item)
+    }
+
+
+def many(task: TaskFile, folder: Path, count: int = 40) -> Path:
+    """A data folder with that many items like the sample, each with words of its own; the right answer first, as in the files."""
+    for name in task.files:
+        rows = [json.loads(json.dumps(task.sample).replace("?", f" {number}?").replace('."', f' {number}."'))
+                for number in range(count // len(task.files))]  # fmt: skip
+        texts = {
+            "truthfulqa": lambda rows: json.dumps(rows),
+            "hhh": lambda rows: json.dumps({"examples": rows}),
+            "questions": lambda rows: "".join(json.dumps(row) + "\n" for row in rows),
+        }
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(texts[task.format](rows), encoding="utf-8")
+    return folder
 
 
 def test_there_are_at_least_as_many_tasks_as_at_birth():
@@ -90,7 +113,8 @@ def test_the_file_says_what_the_task_is(name):
     assert task.path.stem == name
     assert isinstance(task.version, int) and task.version >= 1
     assert "arXiv" in task.source or "github" in task.source.lower()
-    assert set(task.protocols) <= set(EXAMS)
+    assert set(every_protocol(task)) <= set(EXAMS) and not set(task.protocols) & set(task.further)
+    assert task.protocols or not task.further
     assert task.files and len(task.files) == len(task.calf_files)
     assert task.calf_name.startswith("calf_") and task.reported("calf") == task.calf_name
     assert task.path.read_text(encoding="utf-8").startswith("# ")
@@ -109,12 +133,74 @@ def test_a_model_that_is_right_scores_one_and_one_that_is_wrong_zero(name, right
     task = TASKS[name]
     folder = sample_folder(task, tmp_path / "data")
     engine = Scripted(answers(task, folder, right=right))
-    settings = EvaluationSettings(tasks=[name], data=str(folder))
+    settings = EvaluationSettings(tasks=[name], data=str(folder), protocols=every_protocol(task))
     scores = evaluate(engine, settings, default_chat(), tmp_path / "out", subject="base")
-    assert scores
+    assert {score.protocol for score in scores} == set(every_protocol(task) or ["generate"])
     for score in scores:
         assert score.valid and score.value is not None and math.isfinite(score.value)
         if score.chance is not None:
             assert score.value == float(right)
     if not task.protocols:
         assert scores[0].value == 4.0
+
+
+EXAMINED = [(name, protocol) for name, task in TASKS.items() for protocol in every_protocol(task)]
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Item]]:
+    """Forty items of each task."""
+    return {name: load(task, str(many(task, tmp_path_factory.mktemp(name)))) for name, task in TASKS.items()}
+
+
+def outcomes(items: Sequence[Item], protocol: str, logprobs: Callable[[Item, int], list[float]]) -> list[Outcome]:
+    """What the protocol makes of each item; `logprobs` is told the item and how many numbers to give."""
+    exam = EXAMS[protocol]
+    return [exam.outcome(item, logprobs(item, len(exam.pairs(default_chat(), item)))) for item in items]
+
+
+BROKEN = {
+    "NaN": lambda item, count: [math.nan] * count,
+    "-inf": lambda item, count: [-math.inf] * count,
+    "one -inf": lambda item, count: [-math.inf] + [-1.0] * (count - 1),
+    "constant": lambda item, count: [-3.0] * count,
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize(("name", "protocol"), EXAMINED)
+def test_a_broken_model_gets_no_number_under_any_protocol(name, protocol, kind, forty):
+    found = outcomes(forty[name], protocol, BROKEN[kind])
+    assert all(not score.valid and score.value is None for score in exam_scores("base", name, found))
+
+
+@pytest.mark.parametrize("shown", ["first", "last"])
+@pytest.mark.parametrize(("name", "protocol"), EXAMINED)
+def test_a_model_that_goes_by_position_gets_no_number_or_chance(name, protocol, shown, forty):
+    at = 0 if shown == "first" else -1
+
+    def position(item: Item, count: int) -> list[float]:
+        values = [-5.0] * count
+        values[at] = -1.0
+        return values
+
+    for score in exam_scores("base", name, outcomes(forty[name], protocol, position)):
+        if score.valid:
+            assert score.value is not None and score.stderr is not None and score.chance is not None
+            assert abs(score.value - score.chance) < 3 * max(score.stderr, 1e-12) or score.value == score.chance
+
+
+@pytest.mark.parametrize(("name", "protocol"), EXAMINED)
+def test_a_thousand_models_of_noise_score_at_chance_within_three_standard_errors(name, protocol, forty):
+    draw = random.Random(f"{name}{protocol}")
+    exam, items = EXAMS[protocol], forty[name]
+    counts = [len(exam.pairs(default_chat(), item)) for item in items]
+    means = []
+    for _ in range(1000):
+        found = [
+            exam.outcome(item, [draw.uniform(-9.0, -0.1) for _ in range(count)])
+            for item, count in zip(items, counts, strict=True)
+        ]
+        means.append(mean([outcome.correct - outcome.chance for outcome in found])[0])
+    difference, stderr = mean(means)
+    assert stderr is not None and abs(difference) < 3 * stderr

@@ -1,8 +1,9 @@
 """The classes and the loader that the YAML files beside this one name; lm-eval imports it, nothing in selfalign does.
 
 Serves selfalign's harness, which sets `chat` on each task, and plain lm-eval
-(`lm_eval --include_path "$(selfalign tasks)" --metadata '{"data": "/folder"}'`), which puts questions into the model's
-own chat template where asked to (`--apply_chat_template`), and into selfalign's standard chat prompt otherwise.
+(`lm_eval --include_path "$(selfalign tasks)" --metadata '{"data": "/folder", "protocols": ["mc1"]}'`), which puts
+questions into the model's own chat template where asked to (`--apply_chat_template`), and into selfalign's standard
+chat prompt otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +18,7 @@ import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
+from selfalign import resources
 from selfalign.errors import ConfigError, DataError
 from selfalign.evaluation.catalogue import CALF, data_paths
 from selfalign.evaluation.data import Item, choose, item_of, read
@@ -33,10 +34,11 @@ def load(**metadata: Any) -> dict[str, datasets.Dataset]:
     Raises DataError where nobody says which data to use, or where the files are not what they should be.
     """
     files, calf = metadata["files"], metadata["calf"]
-    data = metadata.get("data") or os.environ.get("SELFALIGN_DATA", "")
+    data = metadata.get("data") or resources.data_folder()
     if not data:
         raise DataError(
-            f"expected to be told which data to score, found neither metadata nor SELFALIGN_DATA; allowed: a folder "
+            f"expected to be told which data to score, found neither metadata nor SELFALIGN_DATA nor what `selfalign data fetch` "
+            f"leaves; allowed: a folder "
             f"with {', '.join(files)}, or '{CALF}' for the questions inside selfalign; add --metadata "
             '\'{"data": "/folder"}\' to the command or set SELFALIGN_DATA=/folder'
         )

@@ -65,14 +65,19 @@ def right_logprob(folder: Path, chat: Chat | None = None):
     return lambda context, continuation: known[context, continuation]
 
 
+def task_of(protocol: str) -> str:
+    """The task that has a protocol."""
+    return next(task.name for task in catalogue().values() if protocol in (*task.protocols, *task.further))
+
+
 def right_logprobs(protocol: str, item: Item) -> list[float]:
     """Log-probabilities that make an item right, in the order of the protocol's pairs."""
-    right = [index == item.right for index in range(len(item.choices))]
-    if protocol == "true_false":
+    _, right = EXAMS[protocol].candidates(item)
+    if protocol in ("true_false", "released_half"):
         return [value for is_right in right for value in ((-0.1, -3.0) if is_right else (-3.0, -0.1))]
-    if protocol == "ab_swap":
-        return [-0.1, -3.0, -3.0, -0.1] if item.right == 0 else [-3.0, -0.1, -0.1, -3.0]
-    return [-1.0 if is_right else -800.0 for is_right in (right if protocol == "mc1" else item.truths)]
+    if protocol in ("ab_swap", "ab_renormalised"):
+        return [-0.1, -800.0, -800.0, -0.1] if item.right == 0 else [-800.0, -0.1, -0.1, -800.0]
+    return [-1.0 if is_right else -800.0 for is_right in right]
 
 
 def write_data(folder: Path, size: int = 40) -> Path:
@@ -135,6 +140,7 @@ def make():
         random_logprob = staticmethod(random_logprob)
         right_logprob = staticmethod(right_logprob)
         right_logprobs = staticmethod(right_logprobs)
+        task_of = staticmethod(task_of)
         data = staticmethod(write_data)
         broken = BROKEN
 

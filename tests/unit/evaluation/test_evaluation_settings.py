@@ -26,7 +26,10 @@ def test_every_problem_is_found_at_once_and_says_what_to_do(data_folder):
         temperature=float("nan"),
         chat_prompt="standart",
     )
-    assert "unknown task 'hhh_alignmet'; did you mean 'hhh_alignment'? (allowed: hhh_alignment, truthfulqa_mc" in text
+    assert (
+        "unknown task 'hhh_alignmet'; did you mean 'hhh_alignment'? (allowed: hhh_alignment, truthfulqa_gen, truthfulqa_mc"
+        in text
+    )
     assert "found 'truthfulqa_mc' 2 times" in text
     assert "evaluation.limit: expected a number, 0 or more, found -1" in text
     assert "evaluation.max_new_tokens: expected a number, 1 or more, found 0" in text

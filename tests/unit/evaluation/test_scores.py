@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from selfalign import jsonl
+from selfalign.evaluation.catalogue import catalogue
 from selfalign.evaluation.protocols import EXAMS, default_chat
 from selfalign.evaluation.scores import (
     MIN_FOR_POSITION,
@@ -21,7 +22,8 @@ from selfalign.evaluation.scores import (
 
 
 def outcomes(items, protocol: str, logprobs):
-    chosen = items["hhh_alignment" if protocol == "ab_swap" else "truthfulqa_mc"]
+    task = next(task for task in catalogue().values() if protocol in (*task.protocols, *task.further))
+    chosen = items[task.name]
     return [EXAMS[protocol].outcome(item, logprobs(item)) for item in chosen]
 
 
@@ -51,7 +53,7 @@ def test_a_single_nan_among_all_items_is_enough(items, make, protocol):
 
 def test_a_model_that_always_takes_the_first_choice_shown_gets_no_number(items):
     found = outcomes(items, "mc1", lambda item: [-1.0] + [-4.0] * (len(item.choices) - 1))
-    assert "shown position 1 in all 40 items" in broken(found)
+    assert "shown position 1 in 40 of 40 items" in broken(found)
     few = found[: MIN_FOR_POSITION - 1]
     assert broken(few) == ""
     (score,) = exam_scores("base", "t", few)
