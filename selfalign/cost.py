@@ -24,6 +24,7 @@ from typing import Any
 
 from selfalign import jsonl, prompts
 from selfalign.artifacts import MANIFEST
+from selfalign.devices import DEVICES
 from selfalign.errors import unknown
 from selfalign.evaluation import data as questions
 from selfalign.evaluation.catalogue import catalogue
@@ -39,30 +40,6 @@ from selfalign.stages.self_align import SelfAlign
 from selfalign.stages.self_critique import SelfCritique
 from selfalign.stages.self_instruct import SelfInstruct
 from selfalign.stages.verbose_clone import VerboseClone
-
-
-@dataclass(frozen=True)
-class Device:
-    """What one device can do, by its maker's data sheet."""
-
-    flops: float
-    """Dense half-precision operations a second."""
-    bandwidth: float
-    """Bytes a second from its memory."""
-    memory_gib: float
-
-
-DEVICES = {
-    "v100_32gb": Device(125e12, 900e9, 32),
-    "a100_40gb": Device(312e12, 1555e9, 40),
-    "a100_80gb": Device(312e12, 2039e9, 80),
-    "l40s": Device(362e12, 864e9, 48),
-    "h100_80gb": Device(989e12, 3350e9, 80),
-    "h200": Device(989e12, 4800e9, 141),
-    "cpu_core": Device(80e9, 20e9, 8),
-}
-"""Device -> its data sheet: SXM modules where there are several. `cpu_core` is no data sheet: one thread of an EPYC server
-processor with torch 2.13 in float32 (a product of two 1,024 x 1,024 matrices, the sum of 256 MB), and 8 GiB for each."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +65,7 @@ class PlanSettings:
     """What `selfalign plan` reckons with."""
 
     device: str = "a100_80gb"
-    """Kind of device: a name in `selfalign.cost.DEVICES`."""
+    """Kind of device: a name in `selfalign.devices.DEVICES`."""
     devices: int = 8
     """Number of devices that work at once, without loss (> 0): for the time; device hours do not depend on it."""
     price_per_hour: float = 0.0

@@ -181,8 +181,8 @@ class _Watcher:
                 columns = list(dict.fromkeys(key for row in rows for key in row))
                 values = [[_cell(row.get(column)) for column in columns] for row in rows]
                 self.tracker.table(f"{name}/{file.removesuffix('.jsonl')}", columns, values)
-        if (path / "metrics.jsonl").is_file():
-            for row in jsonl.iterate(path / "metrics.jsonl"):
+        for file in (file for file in ("metrics.jsonl", "speed.jsonl") if (path / file).is_file()):
+            for row in jsonl.iterate(path / file):
                 step = row.get("step")
                 values = {
                     f"{name}/{k}": float(v) for k, v in row.items() if k != "step" and isinstance(v, (int, float))

@@ -119,8 +119,10 @@ class Engrave:
         return found
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
-        """Write `examples.jsonl`, `adapter/` (loadable by plain peft) and `metrics.jsonl` (one row a step)."""
+        """Write `examples.jsonl`, `adapter/` (loadable by plain peft), `metrics.jsonl` (one row a step), `speed.jsonl`, which alone
+        depends on the clock, and `untrainable.jsonl` where examples were left out."""
         # Imported here: a stage's settings are read at start-up, its training only when it runs.
+        from selfalign.training.encode import UNTRAINABLE
         from selfalign.training.launch import train
 
         if context.model_folder is None:
@@ -142,8 +144,14 @@ class Engrave:
                 model_digest=_base_digest(context),
             )
         cut = len(self.examples(inputs["responses"])) - len(examples) if "parity" in inputs else 0
-        dropped = {NOT_IN_EVERY_ARM: cut} if cut else {}
-        return Outcome(rows_in=len(examples) + cut, kept=len(examples), dropped=dropped, metrics=metrics)
+        untrainable = metrics["untrainable_rows"]
+        reasons = {NOT_IN_EVERY_ARM: cut, UNTRAINABLE: untrainable}
+        return Outcome(
+            rows_in=len(examples) + cut,
+            kept=len(examples) - untrainable,
+            dropped={reason: count for reason, count in reasons.items() if count},
+            metrics=metrics,
+        )
 
 
 def _base_digest(context: Context) -> str:

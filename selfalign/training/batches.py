@@ -1,8 +1,8 @@
 """Token rows in, the batches of every optimiser step out: a pure function of (seed, epoch), the same after a crash.
 
-Which rows make a step is random; within the step they are grouped by length (`bucket`), concatenated (`pack`), or put
-behind what they have in common (`share`), so batching changes speed and not what is learned. Each process of a data-parallel
-run takes every n-th micro batch.
+Which rows make a step is random; within the step they are grouped by length (`bucket`), or by what they begin with and then laid
+end to end (`pack`) or padded (`share`), so batching changes speed and not what is learned. Each process of a data-parallel run
+takes every n-th micro batch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from selfalign.training.encode import IGNORE_INDEX, Row
 from selfalign.training.settings import Batching
 
 Micro = dict[str, Any]
-"""One forward pass: `input_ids` and `labels` [batch, seq] int64, `first` = the first position that any row has a label
-at, `position_ids` [batch, seq] where packed, and `prefix` [1, prefix] int64, which stands before every row, where shared."""
+"""One forward pass: `input_ids` and `labels` [batch, seq] int64. Padded: `first` = the first position that any row has a label
+at. Shared: also `prefix` [1, prefix] int64, which stands before every row. Packed (batch is 1): `position_ids` [1, seq], `at` [n]
+int64 = the positions that predict a label, and `rows` = what `attention` needs: `common` = number of tokens at the start that
+every row begins with, `places` [rows, longest] int64 = where the rest of each row stands, `real` [rows, longest] bool = which
+of those places are the row's and not padding."""
 
 
 def hold_out(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -49,11 +52,8 @@ def epoch_order(seed: int, epoch: int, n_rows: int) -> array[int]:
 
 def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: int, world: int) -> list[list[Row]]:
     """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice."""
-    runs = [list(rows)]
-    if batching is Batching.share:
-        runs = alike(sorted(rows, key=lambda row: row.ids))
-    if batching is not Batching.pack:
-        runs = [sorted(run, key=lambda row: len(row.ids), reverse=True) for run in runs]
+    runs = [list(rows)] if batching is Batching.bucket else alike(sorted(rows, key=lambda row: row.ids))
+    runs = [sorted(run, key=lambda row: len(row.ids), reverse=True) for run in runs]
     micros = [run[start : start + micro_batch_size] for run in runs for start in range(0, len(run), micro_batch_size)]
     micros += [[] for _ in range(-len(micros) % world)]
     return micros[rank::world]
@@ -62,10 +62,10 @@ def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: 
 def collate(rows: Sequence[Row], batching: Batching) -> Micro:
     """One micro batch as tensors [batch, seq] int64, padded on the right with token 0 and label IGNORE_INDEX.
 
-    Packed: [1, total], `position_ids` starting at 0 in every row. No attention mask in either case: a causal model
-    cannot look to the right, where the padding is, and a packed one must not be given a mask (see `module`).
-    Shared: `prefix` is what all rows begin with, their last prompt token apart, and the rows go on from there. An empty
-    micro batch is two tokens without a label: its loss and gradients are 0.
+    No attention mask: a causal model cannot look to the right, where the padding is.
+    Shared: `prefix` is what all rows begin with, their last prompt token apart, and the rows go on from there. Packed: [1, total],
+    the same beginning once and the rest of each row behind it, without padding. An empty micro batch is two tokens without a
+    label: its loss and gradients are 0.
     """
     import torch
 
@@ -76,13 +76,9 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
         rest = [Row(row.id, row.ids[common:], max(row.prompt_length, 1) - common) for row in rows]
         prefix = {"prefix": torch.tensor(rows[0].ids[:common].tolist())[None]} if common else {}
         return {**collate(rest, Batching.bucket), **prefix}
-    first = max(min(row.prompt_length for row in rows), 1)
     if batching is Batching.pack:
-        joined = torch.tensor([token for row in rows for token in row.ids])
-        labels = torch.tensor([label for row in rows for label in row.labels])
-        positions = torch.cat([torch.arange(len(row.ids)) for row in rows])
-        first = max(rows[0].prompt_length, 1)
-        return {"input_ids": joined[None], "labels": labels[None], "first": first, "position_ids": positions[None]}
+        return _pack(rows)
+    first = max(min(row.prompt_length for row in rows), 1)
     longest = max(len(row.ids) for row in rows)
     input_ids = torch.zeros((len(rows), longest), dtype=torch.int64)
     labels = torch.full((len(rows), longest), IGNORE_INDEX, dtype=torch.int64)
@@ -90,6 +86,28 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
         input_ids[number, : len(row.ids)] = torch.tensor(row.ids.tolist())
         labels[number, : len(row.ids)] = torch.tensor(row.labels)
     return {"input_ids": input_ids, "labels": labels, "first": first}
+
+
+def _pack(rows: Sequence[Row]) -> Micro:
+    """Rows end to end behind what all of them begin with."""
+    import torch
+
+    common = common_beginning(rows)
+    lengths = torch.tensor([len(row.ids) - common for row in rows])
+    columns = torch.arange(int(lengths.max()))
+    starts = common + lengths.cumsum(0) - lengths
+    real = columns[None] < lengths[:, None]
+    tokens = rows[0].ids[:common].tolist() + [token for row in rows for token in row.ids[common:]]
+    labels = torch.tensor([IGNORE_INDEX] * common + [label for row in rows for label in row.labels[common:]])
+    positions = torch.cat([torch.arange(common), *(common + torch.arange(int(length)) for length in lengths)])
+    return {
+        "input_ids": torch.tensor(tokens)[None],
+        "labels": labels[None],
+        "position_ids": positions[None],
+        "at": torch.nonzero(labels[1:] != IGNORE_INDEX).flatten(),
+        # A place that is no token of the row repeats its first one: what is computed there is thrown away.
+        "rows": {"common": common, "places": starts[:, None] + columns * real, "real": real},
+    }
 
 
 def common_beginning(rows: Sequence[Row]) -> int:

@@ -17,6 +17,9 @@ from selfalign.records import Example
 IGNORE_INDEX = -100
 """Label of a token that carries no loss."""
 
+UNTRAINABLE = "no_trainable_token"
+"""Reason code of a row whose prompt leaves no room for a target, or whose target is empty."""
+
 NAMED_ROWS = 5
 """Rows that an error names before it only counts."""
 
@@ -31,6 +34,8 @@ class Row:
     """Token ids of prompt and target together (32-bit)."""
     prompt_length: int
     """Tokens of the prompt; the labels before this position are IGNORE_INDEX."""
+    source: str = ""
+    """Source of the prompt behind it."""
 
     @property
     def n_labels(self) -> int:
@@ -84,7 +89,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_seq_length: int, add
     rows, untrainable, truncated = [], [], 0
     for example, prompt, target in zip(examples, prompts, targets, strict=True):
         tokens = [*start, *prompt, *target, *end]
-        row = Row(example.id, array("i", tokens[:max_seq_length]), len(start) + len(prompt))
+        row = Row(example.id, array("i", tokens[:max_seq_length]), len(start) + len(prompt), example.source)
         if not target or row.n_labels < 1:
             untrainable.append(example.id)
             continue
@@ -100,9 +105,34 @@ def check(encoded: Encoded, max_seq_length: int, allowed_share: float) -> None:
         raise StageError("training needs at least one example, found none; see why the stage before kept no row")
     if encoded.rows and lost <= allowed_share * total:
         return
-    named = ", ".join(encoded.untrainable[:NAMED_ROWS]) + (", ..." if lost > NAMED_ROWS else "")
+    named = _named(encoded.untrainable)
     raise StageError(
         f"{lost} of {total} rows have no trainable token: the prompt alone fills training.max_seq_length="
         f"{max_seq_length} tokens, or the target is empty ({named}); allowed: a share of {allowed_share:g}; "
         "raise training.max_seq_length, shorten the training prompt, or raise training.max_untrainable_share"
     )
+
+
+def check_fit(rows: Sequence[Row], context: int | None, vocabulary: int | None) -> None:
+    """Refuse rows that the model cannot read: longer than its context, or with tokens that it has no embedding for.
+
+    None stands for a limit that the model does not state. Raises StageError.
+    """
+    long = [row.id for row in rows if context is not None and len(row.ids) > context]
+    if long:
+        raise StageError(
+            f"expected rows of at most {context} tokens, the model's context, found {len(long)} longer ones of up to "
+            f"{max(len(row.ids) for row in rows)} tokens ({_named(long)}); lower training.max_seq_length to {context}"
+        )
+    strange = [row.id for row in rows if vocabulary is not None and max(row.ids) >= vocabulary]
+    if strange:
+        raise StageError(
+            f"expected token ids below {vocabulary}, the size of the model's vocabulary, found ids of up to "
+            f"{max(max(row.ids) for row in rows)} in {len(strange)} rows ({_named(strange)}); tokens were added to the tokenizer "
+            "and not to the model (often one for padding, which training here does not need): take the tokenizer that belongs "
+            "to the model, or resize the model's embeddings"
+        )
+
+
+def _named(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:NAMED_ROWS]) + (", ..." if len(ids) > NAMED_ROWS else "")

@@ -56,6 +56,29 @@ def load_base(folder: Path, trainer: TrainerSettings, device_index: int = 0) -> 
         raise _unreadable("causal language model", folder, error) from error
 
 
+def empty_base(folder: Path) -> Any:
+    """The base model without its weights, in float32, on the device of the context that torch is in."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable("causal language model", folder, error) from error
+
+
+def limits(folder: Path) -> tuple[int | None, int | None]:
+    """Tokens of a model's context and tokens of its vocabulary; None where its configuration does not say."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable("causal language model", folder, error) from error
+    return getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
+
+
 def _unreadable(what: str, folder: Path, error: Exception) -> StageError:
     reason = " ".join(str(error).split())[:300]
     return StageError(
@@ -123,10 +146,15 @@ def add_lora(base: Any, training: Training, trainer: TrainerSettings) -> PeftMod
     )
 
 
-def load_initial(model: PeftModel, folder: Path) -> None:
+BASE_PREFIX = "base-"
+"""What adapters that this project trained call their base begins with; the digest of its content follows."""
+
+
+def load_initial(model: PeftModel, folder: Path, base_name: str) -> None:
     """Replace the fresh LoRA matrices by those of an adapter folder.
 
-    Raises StageError where that adapter has another rank, scale or other layers than the settings ask for.
+    Raises StageError where that adapter has another rank, scale or other layers than the settings ask for, or says that it
+    was trained on another base than `base_name`. An adapter from elsewhere names its base by a place, which says nothing.
     """
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -138,6 +166,12 @@ def load_initial(model: PeftModel, folder: Path) -> None:
         for name in ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
         if getattr(found, name) != getattr(expected, name)
     ]
+    base = found.base_model_name_or_path or ""
+    if base.startswith(BASE_PREFIX) and base != base_name:
+        raise StageError(
+            f"expected an adapter of this model ({base_name}) in {folder}, found one that was trained on another ({base}); "
+            "allowed: an adapter of the same base weights; train on the base that the adapter belongs to, or start afresh"
+        )
     weights = load_file(folder / "adapter_model.safetensors")
     if not wrong:
         result = set_peft_model_state_dict(model, weights)

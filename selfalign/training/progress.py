@@ -1,14 +1,15 @@
 """The Lightning callback that writes down what happens: metrics rows, checkpoints, the adapter; and stops cleanly.
 
 Imported by the worker alone, as `module` is. Rows go to the metrics file before each checkpoint, which records how many
-there are: a restart cuts the file to that number and goes on.
+there are: a restart cuts the file to that number and goes on. What depends on the clock goes to a file of its own, so that the
+metrics of a resumed run are those of a whole one to the byte.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,23 @@ from selfalign import jsonl
 from selfalign.training import checkpoints, lora
 from selfalign.training.module import Finetuning
 
+OPERATIONS_PER_TOKEN = 4
+"""Floating-point operations per parameter and token of LoRA training: 2 forward, 2 back through frozen weights (as in
+`selfalign.cost`); what gradient checkpointing computes again does not count."""
+
+
+def no_better(losses: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` losses (0: never) brought no new minimum."""
+    return 0 < patience < len(losses) and min(losses[-patience:]) >= min(losses[:-patience])
+
 
 class Progress(pl.Callback):
-    """Restores, records, saves and stops one training run. `stopped` is true after a SIGTERM that left a checkpoint."""
+    """Restores, records, saves and stops one training run. `stopped` is true after a SIGTERM that left a checkpoint, `stalled`
+    after an early stop, which leaves a result."""
 
     def __init__(self, out: Path, base_name: str, every_steps: int, report: Callable[[dict[str, Any]], None]) -> None:
         self.metrics = out / "metrics.jsonl"
+        self.speed = out / "speed.jsonl"
         self.checkpoints = out / "checkpoints"
         self.adapter = out / "adapter"
         self.base_name = base_name
@@ -32,7 +44,10 @@ class Progress(pl.Callback):
         self.report = report
         self.written = 0
         self.pending: list[dict[str, Any]] = []
+        self.speeds: list[dict[str, Any]] = []
+        self.scored: list[float] = []
         self.stopped = False
+        self.stalled = False
         self.asked_to_stop = False
         self.before: Any = None
 
@@ -46,6 +61,7 @@ class Progress(pl.Callback):
         else:
             if trainer.is_global_zero:
                 jsonl.write(self.metrics, [])
+                jsonl.write(self.speed, [])
             self._validate(trainer, pl_module, step=0, epoch=0)
         self.clock = time.perf_counter()
 
@@ -58,32 +74,53 @@ class Progress(pl.Callback):
         path, step, self.written = found
         checkpoints.restore(checkpoints.load(path), step, module.trainable(), trainer.optimizers[0])
         if trainer.is_global_zero:
-            jsonl.write(self.metrics, jsonl.recover(self.metrics)[: self.written])
+            rows = jsonl.recover(self.metrics)[: self.written]
+            jsonl.write(self.metrics, rows)
+            jsonl.write(self.speed, [row for row in jsonl.recover(self.speed) if row["step"] <= step])
+            self.scored = [row["validation_loss"] for row in rows if "validation_loss" in row]
+        # One process reads the file, and all must stop at the same step.
+        self.scored = trainer.strategy.broadcast(self.scored)
 
     def _validate(self, trainer: pl.Trainer, module: Finetuning, step: int, epoch: int) -> None:
         if not module.validation:
             return
-        row = {"step": step, "epoch": epoch, "validation_loss": module.validation_loss()}
+        row = {"step": step, "epoch": epoch, **module.validation_losses()}
         self.pending.append(row)
+        self.scored.append(row["validation_loss"])
+        self.stalled = no_better(self.scored, module.training_settings.early_stopping_patience)
         self.report({**row, "total": module.plan.total_steps})
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Record the step; validate at the end of an epoch; checkpoint every so often and before a stop."""
+        """Record the step; validate at the end of an epoch and every so often; checkpoint every so often and before a stop."""
         row = outputs["row"]
         step, total = row["step"], pl_module.plan.total_steps
         now = time.perf_counter()
         self.pending.append(row)
-        self.report({**row, "total": total, "tokens_per_s": outputs["input_tokens"] / max(now - self.clock, 1e-9)})
-        if step % pl_module.plan.steps_per_epoch == 0:
+        speed = self._speed(pl_module, outputs["input_tokens"], max(now - self.clock, 1e-9))
+        self.speeds.append({"step": step, **speed})
+        self.report({**row, "total": total, **speed})
+        every = pl_module.training_settings.validate_every_steps
+        if step % pl_module.plan.steps_per_epoch == 0 or (every and step % every == 0):
             self._validate(trainer, pl_module, step, row["epoch"])
         # One process hears the signal, all stop at the same step.
         asked = torch.tensor(float(self.asked_to_stop), device=pl_module.device)
-        self.stopped = pl_module.summed(asked) > 0 and step < total
-        if self.stopped or (step % self.every_steps == 0 and step < total):
+        goes_on = step < total and not self.stalled
+        self.stopped = pl_module.summed(asked) > 0 and goes_on
+        if self.stopped or (step % self.every_steps == 0 and goes_on):
             self._checkpoint(trainer, pl_module, step)
-        if self.stopped:
+        if self.stopped or self.stalled:
             trainer.should_stop = True
         self.clock = time.perf_counter()
+
+    @staticmethod
+    def _speed(module: Finetuning, tokens: int, seconds: float) -> dict[str, float]:
+        """Tokens of real text a second over all processes; `mfu` where the peak of the devices is known."""
+        found = {"tokens_per_s": round(tokens / seconds, 1)}
+        peak = module.peak_flops()
+        if peak:
+            operations = OPERATIONS_PER_TOKEN * module.parameters_in_all * tokens
+            found["mfu"] = round(operations / (seconds * peak * module.trainer.world_size), 4)
+        return found
 
     def _checkpoint(self, trainer: pl.Trainer, module: Finetuning, step: int) -> None:
         tensors = checkpoints.gather(module.trainable(), trainer.optimizers[0])
@@ -94,8 +131,9 @@ class Progress(pl.Callback):
     def _flush(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             jsonl.append(self.metrics, self.pending)
+            jsonl.append(self.speed, self.speeds)
         self.written += len(self.pending)
-        self.pending = []
+        self.pending, self.speeds = [], []
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write the adapter, unless the run was stopped before its end."""

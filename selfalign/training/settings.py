@@ -31,12 +31,12 @@ class Batching(StrEnum):
     """How the rows of an optimiser step are laid out for the model. It changes speed and rounding, not the loss."""
 
     bucket = "bucket"
-    """Sorted by length within the step, then padded: the safe choice."""
+    """Sorted by length within the step, then padded: for any model."""
     pack = "pack"
-    """Concatenated without padding, attention kept within each row: for GPUs."""
+    """End to end without padding, attention kept within each row, and what the rows of a forward pass begin with (the chat
+    prompt) computed once for all of them, dropout included: the fastest. For models whose attention is a plain softmax."""
     share = "share"
-    """Padded, and what the rows of a forward pass begin with (the chat prompt) computed once for all of them, dropout
-    included: fastest where prompts are long and answers short. Not with gradient checkpointing."""
+    """Padded, with the common beginning computed once: for models that `pack` refuses. Not with gradient checkpointing."""
 
 
 class Strategy(StrEnum):
@@ -47,7 +47,7 @@ class Strategy(StrEnum):
     ddp = "ddp"
     """A full copy of the model on every device."""
     fsdp = "fsdp"
-    """Parameters sharded over the devices (FSDP2). Each process first loads the whole base into main memory."""
+    """Parameters sharded over the devices (FSDP2). The first process alone reads the base and hands out its shards."""
     qlora = "qlora"
     """One CUDA device, base in 4-bit NF4 (bitsandbytes)."""
 
@@ -110,11 +110,16 @@ class Training:
     """Tokens of prompt and target together (>= 2; reference 512, 768 in stage 4). Longer targets lose their end."""
     add_eos: bool = False
     """End every target with the tokenizer's end token (reference False: a turn ends with a text marker)."""
-    batching: Batching = Batching.bucket
-    """How the rows of a step are laid out."""
+    batching: Batching = Batching.pack
+    """How the rows of a step are laid out (docs/benchmarks.md: `pack` is the fastest of the three)."""
     validation_fraction: float = 0.02
     """Share of rows held out and scored before training and after every epoch (0 <= f < 1; 0 = none).
     The reference holds 2,000 rows out and never scores them."""
+    validate_every_steps: int = 0
+    """Optimiser steps between scores of the held-out rows (>= 0; 0 = only before training and after every epoch)."""
+    early_stopping_patience: int = 0
+    """Scores of the held-out rows in a row that may bring no new minimum before training ends (>= 0; 0 = it never ends early, as
+    in the reference). The adapter is that of the last step."""
     max_untrainable_share: float = 0.0
     """Share of rows (0 to 1) that may have no trainable token because their prompt fills `max_seq_length`; more is an
     error."""
@@ -168,11 +173,16 @@ def _range_problems(training: Training, trainer: TrainerSettings) -> list[str]:
 
     for name in ("rank", "alpha", "epochs", "global_batch_size"):
         expect(getattr(training, name) >= 1, f"training.{name}", getattr(training, name), "at least 1")
-    for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
+    for name in ("warmup_steps", "weight_decay", "max_grad_norm", "validate_every_steps", "early_stopping_patience"):
         expect(getattr(training, name) >= 0, f"training.{name}", getattr(training, name), "at least 0")
     for name in ("dropout", "beta1", "beta2", "validation_fraction"):
         value = getattr(training, name)
         expect(0 <= value < 1, f"training.{name}", value, "at least 0 and below 1")
+    if training.early_stopping_patience > 0 and training.validation_fraction == 0:
+        found.append(
+            f"training.early_stopping_patience={training.early_stopping_patience} needs held-out rows, found "
+            "training.validation_fraction=0; hold some out (0.02), or set training.early_stopping_patience=0"
+        )
     if training.batching is Batching.share and trainer.gradient_checkpointing:
         found.append(
             "training.batching=share keeps the keys and values of the common beginning, which trainer.gradient_checkpointing=true "

@@ -98,11 +98,17 @@ def train(job: Job, report: Report, first: bool) -> int:
     examples = [from_row(Example, row) for row in jsonl.iterate(job.examples)]
     encoded = encode.encode(examples, lora.load_tokenizer(job.model_folder), training.max_seq_length, training.add_eos)
     encode.check(encoded, training.max_seq_length, training.max_untrainable_share)
+    encode.check_fit(encoded.rows, *lora.limits(job.model_folder))
+    if first and encoded.untrainable:
+        lost = ({"id": name, "kept": False, "reason": encode.UNTRAINABLE} for name in encoded.untrainable)
+        jsonl.write(job.out / "untrainable.jsonl", lost)
     rows, validation = batches.hold_out(encoded.rows, training.validation_fraction, training.seed)
     plan = batches.StepPlan(rows, training.global_batch_size, training.epochs, training.seed)
     found = checkpoints.latest(job.out / "checkpoints")
     start = found[1] if found else 0
-    module = Finetuning(job.model_folder, training, job.trainer, plan, validation, start, job.initial_adapter)
+    module = Finetuning(
+        job.model_folder, training, job.trainer, plan, validation, start, job.initial_adapter, job.base_name
+    )
     progress = Progress(job.out, job.base_name, job.trainer.checkpoint_every_steps, report)
     make_trainer(job, progress).fit(module)
     if progress.stopped:
@@ -114,6 +120,7 @@ def train(job: Job, report: Report, first: bool) -> int:
             "validation_examples": len(validation),
             "truncated_rows": encoded.truncated,
             "untrainable_rows": len(encoded.untrainable),
+            "stopped_early": progress.stalled,
             "trainable_parameters": sum(parameter.numel() for parameter in module.trainable().values()),
             **summary(job.out / "metrics.jsonl"),
         }
@@ -181,6 +188,7 @@ def summary(metrics: Path) -> dict[str, Any]:
         "train_loss": sum(row["loss"] * row["tokens"] for row in last) / sum(row["tokens"] for row in last),
         "validation_loss_before": scored[0] if scored else None,
         "validation_loss_after": scored[-1] if scored else None,
+        **{key.replace("loss/", "loss_after/"): value for row in rows for key, value in row.items() if "loss/" in key},
     }
 
 

@@ -39,21 +39,24 @@ def start(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Digest of every published file but the manifests, whose times differ."""
+    """Digest of every published file but those that hold times."""
     return {
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.rglob("*"))
-        if path.is_file() and path.name != "manifest.json" and not path.relative_to(store).parts[0].startswith(".")
+        if path.is_file()
+        and path.name not in ("manifest.json", "speed.jsonl")
+        and not path.relative_to(store).parts[0].startswith(".")
     }
 
 
 def manifests(store: Path) -> dict[str, dict[str, object]]:
     """What the manifests say, without what a clock or a machine decides."""
-    volatile = {"seconds", "created", "git"}
-    return {
-        path.parent.name: {k: v for k, v in json.loads(path.read_text()).items() if k not in volatile}
-        for path in store.glob("*/manifest.json")
-    }
+    found = {path.parent.name: json.loads(path.read_text()) for path in store.glob("*/manifest.json")}
+    for manifest in found.values():
+        for volatile in ("seconds", "created", "git"):
+            manifest.pop(volatile, None)
+        manifest["files"].pop("speed.jsonl", None)
+    return found
 
 
 def kill_in(stage: str, sign: str, delay_s: float, folder: Path, arguments: list[str]) -> bool:

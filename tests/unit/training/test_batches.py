@@ -71,7 +71,27 @@ def test_packing_restarts_positions_and_labels_no_first_token():
     assert micro["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
     assert micro["labels"].tolist() == [[-100, -100, 7, -100, 9]]
     assert micro["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
-    assert micro["first"] == 2
+    assert micro["at"].tolist() == [1, 3]
+    assert micro["rows"]["common"] == 0
+    assert micro["rows"]["places"].tolist() == [[0, 1, 2], [3, 4, 3]]
+    assert micro["rows"]["real"].tolist() == [[True, True, True], [True, True, False]]
+
+
+def test_what_packed_rows_begin_with_stands_once_and_every_row_goes_on_behind_it():
+    rows = [Row("a", array("i", [5, 6, 7, 1, 2]), 4), Row("b", array("i", [5, 6, 7, 3, 4, 4]), 4)]
+    micro = collate(rows, Batching.pack)
+    assert micro["input_ids"].tolist() == [[5, 6, 7, 1, 2, 3, 4, 4]]
+    assert micro["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 5]]
+    assert micro["labels"].tolist() == [[-100, -100, -100, -100, 2, -100, 4, 4]]
+    assert micro["at"].tolist() == [3, 5, 6]
+    assert micro["rows"]["common"] == 3
+    assert micro["rows"]["places"][micro["rows"]["real"]].tolist() == [3, 4, 5, 6, 7]
+
+
+def test_the_order_of_packing_is_that_of_the_rows_and_not_of_the_file():
+    given = [Row(str(n), array("i", [1, 2, n % 3, n, n]), 3) for n in range(16)]
+    one, other = (split(order, 4, Batching.pack, 0, 1) for order in (given, given[::-1]))
+    assert [[row.id for row in micro] for micro in one] == [[row.id for row in micro] for micro in other]
 
 
 def test_what_rows_begin_with_is_laid_out_once_and_never_reaches_a_label():

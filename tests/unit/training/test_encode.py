@@ -6,7 +6,7 @@ import pytest
 
 from selfalign.errors import StageError
 from selfalign.records import Example
-from selfalign.training.encode import IGNORE_INDEX, Encoded, check, encode, leading_ids
+from selfalign.training.encode import IGNORE_INDEX, Encoded, check, check_fit, encode, leading_ids
 
 
 class Words:
@@ -76,6 +76,16 @@ def test_rows_without_a_trainable_token_are_refused_with_their_number_and_names(
     with pytest.raises(StageError):
         check(encoded, 4, 0.29)
     check(encoded, 4, 0.3)
+
+
+def test_rows_that_the_model_cannot_read_are_refused_before_the_first_step():
+    rows = encode([example("a bb ccc", "dddd eeeee", "five"), example("a", "b", "two")], Words(), 16).rows
+    check_fit(rows, 5, 16)
+    check_fit(rows, None, None)
+    with pytest.raises(StageError, match=r"at most 4 tokens.*found 1 longer ones of up to 5 tokens \(five\).*to 4"):
+        check_fit(rows, 4, 16)
+    with pytest.raises(StageError, match=r"below 15.*ids of up to 15 in 1 rows \(five\).*resize"):
+        check_fit(rows, 5, 15)
 
 
 def test_an_empty_target_is_not_trainable_even_with_an_end_token():

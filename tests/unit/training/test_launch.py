@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from selfalign import jsonl
 from selfalign.errors import ConfigError, DataError, StageError
 from selfalign.training import launch
-from selfalign.training.settings import Strategy
+from selfalign.training.settings import Precision, Strategy
 from tests.unit.training.training_runs import TRAINER, TRAINING, contents, make_job
 
 FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "metrics.jsonl", "result.json"]
@@ -74,6 +77,40 @@ def test_two_runs_and_runs_killed_elsewhere_are_equal_to_the_byte(tmp_path, exam
     for step in (1, 4, 6):
         with monkeypatch.context() as patch:
             assert killed_and_resumed(tmp_path / str(step), examples, tiny_model, step, patch) == one, step
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_ten_random_steps_ends_with_the_adapter_of_a_whole_one(
+    tmp_path, examples, tiny_model, monkeypatch
+):
+    training = dataclasses.replace(TRAINING, epochs=8)
+    launch.train(examples, tiny_model, tmp_path / "whole", training, TRAINER)
+    steps = sorted(random.Random(0).sample(range(1, 24), 10))
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "stop", kill)
+        for step in steps:
+            with pytest.raises(Interrupted):
+                launch.train(examples, tiny_model, tmp_path / "killed", training, TRAINER, interrupt_at(step))
+    launch.train(examples, tiny_model, tmp_path / "killed", training, TRAINER)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_of_a_sharded_run(tmp_path, examples, tiny_model):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    training = dataclasses.replace(TRAINING, dropout=0.0, learning_rate=1e-3, epochs=1)
+    sharded = dataclasses.replace(
+        TRAINER, strategy=Strategy.fsdp, devices=2, launcher=launcher, precision=Precision.bf16_mixed
+    )
+    launch.train(examples, tiny_model, tmp_path / "one", training, TRAINER)
+    metrics = launch.train(examples, tiny_model, tmp_path / "two", training, sharded)
+    one, two = (
+        [row["loss"] for row in jsonl.read(tmp_path / name / "metrics.jsonl") if "loss" in row]
+        for name in ("one", "two")
+    )
+    assert metrics["steps"] == 3
+    # bfloat16 has eight bits: the losses are near one another and no more.
+    assert two == pytest.approx(one, rel=0.02)
 
 
 def test_settings_and_files_are_checked_before_a_process_is_started(tmp_path, examples, tiny_model, monkeypatch):
@@ -171,6 +208,10 @@ def test_two_processes_learn_what_one_does_and_resume_too(tmp_path, examples, ti
     launch.train(examples, tiny_model, tmp_path / "two", training, two)
     launch.train(examples, tiny_model, tmp_path / "whole", training, two)
     assert contents(tmp_path / "two") == contents(tmp_path / "whole")
+    adapters = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, weight in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], weight, rtol=1e-3, atol=1e-5)
     one, other = (jsonl.read(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     for left, right in zip(one, other, strict=True):
         assert left.keys() == right.keys()

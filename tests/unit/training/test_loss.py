@@ -14,18 +14,22 @@ from selfalign import jsonl
 from selfalign.errors import StageError
 from selfalign.training import lora, worker
 from selfalign.training.batches import StepPlan, collate, split
-from selfalign.training.encode import Row
+from selfalign.training.encode import IGNORE_INDEX, Row
 from selfalign.training.module import Finetuning
 from selfalign.training.settings import Batching, TrainerSettings, Training
-from tests.unit.training.training_runs import make_job
+from tests.unit.training.training_runs import contents, make_job
 
 
 def ignore(line: dict) -> None:
     pass
 
 
-def module_around(model, training: Training | None = None) -> Finetuning:
-    module = Finetuning(Path(), training or Training(), TrainerSettings(), StepPlan([], 1, 1, 0), [], 0)
+def module_of(training: Training) -> Finetuning:
+    return Finetuning(Path(), training, TrainerSettings(), StepPlan([], 1, 1, 0), [], 0)
+
+
+def module_around(model) -> Finetuning:
+    module = module_of(Training())
     module.model = model
     module.takes_logits_to_keep = False
     return module
@@ -42,18 +46,34 @@ class FixedLogits(torch.nn.Module):
         return SimpleNamespace(logits=self.logits)
 
 
-def positions_with_gradient(row: Row) -> list[int]:
-    model = FixedLogits(torch.randn((1, len(row.ids), 4), generator=torch.Generator().manual_seed(0)))
-    module_around(model).loss_sum(collate([row], Batching.bucket)).backward()
+def expect_loss_on_targets_alone(batching: Batching) -> None:
+    """Two rows, of whose tokens 4 to 5 and 2 to 3 are the target."""
+    rows = [Row("long", array("i", [0, 1, 2, 3, 1, 2]), 4), Row("short", array("i", [3, 1, 0, 2]), 2)]
+    micro = collate(rows, batching)
+    model = FixedLogits(torch.randn((*micro["input_ids"].shape, 4), generator=torch.Generator().manual_seed(0)))
+    module_around(model).loss_sum(micro).backward()
     assert model.logits.grad is not None
-    return torch.nonzero(model.logits.grad[0].abs().sum(-1)).flatten().tolist()
+    found = torch.nonzero(model.logits.grad.abs().sum(-1)).tolist()
+    assert found == (
+        [[0, 3], [0, 4], [0, 7], [0, 8]] if batching is Batching.pack else [[0, 3], [0, 4], [1, 1], [1, 2]]
+    )
 
 
-def test_only_the_predictions_of_target_tokens_carry_loss():
-    row = Row("r", array("i", [0, 1, 2, 3, 1, 2]), prompt_length=4)
-    assert positions_with_gradient(row) == [3, 4]
-    # The law must notice a border that is off by one.
-    assert positions_with_gradient(Row("r", row.ids, prompt_length=3)) != [3, 4]
+@pytest.mark.parametrize("batching", [Batching.bucket, Batching.pack])
+def test_only_the_predictions_of_target_tokens_carry_loss(batching: Batching):
+    expect_loss_on_targets_alone(batching)
+
+
+@pytest.mark.parametrize("batching", [Batching.bucket, Batching.pack])
+@pytest.mark.parametrize("off_by", [-1, 1])
+def test_a_mask_that_is_off_by_one_breaks_that_law(batching: Batching, off_by: int, monkeypatch: pytest.MonkeyPatch):
+    def labels(row: Row) -> list[int]:
+        silent = row.prompt_length + off_by
+        return [IGNORE_INDEX] * silent + row.ids[silent:].tolist()
+
+    monkeypatch.setattr(Row, "labels", property(labels))
+    with pytest.raises(AssertionError):
+        expect_loss_on_targets_alone(batching)
 
 
 def test_the_loss_of_three_tokens_is_what_a_hand_computes():
@@ -70,36 +90,42 @@ def test_an_empty_micro_batch_has_zero_loss_and_zero_gradient():
     assert float(loss) == 0.0 and model.logits.grad is not None and not model.logits.grad.any()
 
 
-def adapted(folder: Path) -> Finetuning:
-    module = module_around(
-        lora.add_lora(lora.load_base(folder, TrainerSettings()), Training(dropout=0.0), TrainerSettings())
-    )
-    module.takes_logits_to_keep = True
+def adapted(folder: Path, batching: Batching = Batching.bucket) -> Finetuning:
+    module = module_of(Training(dropout=0.0, batching=batching))
+    module.adopt(lora.add_lora(lora.load_base(folder, TrainerSettings()), module.training_settings, TrainerSettings()))
     module.model.eval()
     return module
 
 
 @pytest.mark.parametrize("batching", list(Batching))
 def test_a_batch_of_rows_has_the_loss_of_its_rows_one_by_one(tiny_model: Path, batching: Batching):
-    module = adapted(tiny_model)
+    plain, module = adapted(tiny_model), adapted(tiny_model, batching)
     rows = [Row(str(n), array("i", [3 * n + k for k in range(4 + 3 * n)]), 2 + n) for n in range(4)]
     with torch.no_grad():
-        alone = sum(float(module.loss_sum(collate([row], Batching.bucket))) for row in rows)
+        alone = sum(float(plain.loss_sum(collate([row], Batching.bucket))) for row in rows)
         together = float(module.loss_sum(collate(rows, batching)))
     assert together == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("batching", [Batching.pack, Batching.share])
 def test_no_row_sees_another_and_a_model_that_leaks_is_refused(tiny_model: Path, batching: Batching):
-    module = adapted(tiny_model)
-    module.training_settings = Training(batching=batching)
+    module = adapted(tiny_model, batching)
     module.check_batching()
 
     class Leaking(torch.nn.Module):
         """The same model, but with a cache where it should have none, and none where it should."""
 
-        def forward(self, use_cache: bool, past_key_values=None, **inputs):
+        def forward(self, use_cache: bool, past_key_values=None, rows=None, **inputs):
+            inputs |= {"rows": merged(rows)} if rows else {}
             return model(use_cache=True, **inputs)
+
+        def get_base_model(self):
+            return model.get_base_model()
+
+    def merged(rows: dict) -> dict:
+        """All of them as one long row."""
+        places = rows["places"][rows["real"]][None]
+        return {"common": rows["common"], "places": places, "real": torch.ones_like(places, dtype=torch.bool)}
 
     model = module.model
     module.model = Leaking()
@@ -107,26 +133,44 @@ def test_no_row_sees_another_and_a_model_that_leaks_is_refused(tiny_model: Path,
         module.check_batching()
 
 
-def test_rows_behind_one_beginning_have_the_gradients_of_rows_that_stand_alone(tiny_model: Path):
-    module = adapted(tiny_model)
+@pytest.mark.parametrize("together", [Batching.pack, Batching.share])
+def test_rows_behind_one_beginning_have_the_gradients_of_rows_that_stand_alone(tiny_model: Path, together: Batching):
     first, second = [7, 8, 9, 10, 11, 12], [20, 21, 22, 23]
     rows = [Row("a", array("i", [*first, 1, 2, 3]), 7), Row("b", array("i", [*first, 1, 4]), 7)]
     rows += [Row("same prompt, other answer", array("i", [*first, 1, 5, 6]), 7)]
     rows += [Row("c", array("i", [*second, 5, 6, 7]), 5), Row("d", array("i", [*second, 3, 1, 1, 1]), 4)]
     rows += [Row("no prompt", array("i", [3, 4, 5]), 0)]
     gradients = []
-    # LoRA begins with a zero matrix, behind which the other one has no gradient.
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.trainable().values():
-        parameter.data.normal_(0, 0.1, generator=generator)
-    for batching in (Batching.bucket, Batching.share):
-        module.model.zero_grad()
+    for batching in (Batching.bucket, together):
+        module = adapted(tiny_model, batching)
+        # LoRA begins with a zero matrix, behind which the other one has no gradient.
+        generator = torch.Generator().manual_seed(0)
+        for parameter in module.trainable().values():
+            parameter.data.normal_(0, 0.1, generator=generator)
         for micro in split(rows, 4, batching, 0, 1):
             module.loss_sum(collate(micro, batching)).backward()
         gradients.append({name: p.grad.clone() for name, p in module.trainable().items() if p.grad is not None})
     assert gradients[0].keys() == module.trainable().keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_is_more_than_a_softmax_over_the_whole_row_is_not_packed():
+    from selfalign.training.attention import attention
+
+    micro = collate([Row("a", array("i", [1, 2, 3, 4]), 2), Row("b", array("i", [5, 6]), 1)], Batching.pack)
+    query = torch.randn(1, 2, 6, 4, generator=torch.Generator().manual_seed(0))
+    given = (torch.nn.Module(), query, query, query, None, micro["rows"])
+    plain, _ = attention(*given)
+    whole = torch.nn.functional.scaled_dot_product_attention(
+        query[:, :, :4], query[:, :, :4], query[:, :, :4], is_causal=True
+    )
+    torch.testing.assert_close(plain[:, :4], whole.transpose(1, 2))
+    torch.testing.assert_close(attention(*given, sliding_window=4)[0], plain)
+    with pytest.raises(StageError, match="one of 4 tokens and a sliding window of 3.*batching=bucket"):
+        attention(*given, sliding_window=3)
+    with pytest.raises(StageError, match="softcap.*batching=bucket"):
+        attention(*given, softcap=30.0)
 
 
 def step_rows(out: Path) -> list[dict]:
@@ -176,6 +220,65 @@ def test_the_metrics_agree_with_the_files_and_with_plain_peft(tmp_path: Path, ex
     assert metrics["validation_loss_after"] == pytest.approx(total / tokens, rel=1e-5)
     parameters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     assert metrics["trainable_parameters"] == parameters
+    speeds = jsonl.read(tmp_path / "speed.jsonl")
+    assert [row["step"] for row in speeds] == [1, 2, 3, 4, 5, 6] and all(row["tokens_per_s"] > 0 for row in speeds)
+
+
+def test_held_out_rows_are_scored_by_source_and_add_up_to_the_loss_per_token(
+    tmp_path: Path, examples: Path, tiny_model: Path
+):
+    rows = [{**row, "source": ("red_team", "self_instruct")[n % 2]} for n, row in enumerate(jsonl.read(examples))]
+    jsonl.write(tmp_path / "examples.jsonl", rows)
+    settings = {"validation_fraction": 0.3, "validate_every_steps": 1, "epochs": 1}
+    job = make_job(tmp_path, tmp_path / "examples.jsonl", tiny_model, settings)
+    assert worker.run(job, ignore) == 0
+    tokens = {source: sum(row.n_labels for row in held_out(job) if row.source == source) for source in SOURCES}
+    scored = [row for row in jsonl.read(tmp_path / "metrics.jsonl") if "validation_loss" in row]
+    assert [row["step"] for row in scored] == [0, 1, 2, 3] and all(tokens.values())
+    for row in scored:
+        parts = sum(row[f"validation_loss/{source}"] * count for source, count in tokens.items())
+        assert row["validation_loss"] == pytest.approx(parts / sum(tokens.values()), rel=1e-9)
+
+
+SOURCES = ("red_team", "self_instruct")
+
+
+class CrashError(Exception):
+    pass
+
+
+def test_training_ends_early_where_scores_bring_no_new_minimum_and_resumes_to_the_same(
+    tmp_path: Path, examples: Path, tiny_model: Path
+):
+    # A rate at which the second step already makes things worse.
+    settings = {"learning_rate": 1.0, "warmup_steps": 0, "validate_every_steps": 1, "early_stopping_patience": 2}
+    whole = make_job(tmp_path / "whole", examples, tiny_model, settings, checkpoint_every_steps=1)
+    assert worker.run(whole, ignore) == 0
+    result = json.loads((whole.out / "result.json").read_text())["metrics"]
+    scored = [row["validation_loss"] for row in jsonl.read(whole.out / "metrics.jsonl") if "validation_loss" in row]
+    assert result["stopped_early"] and result["steps"] == len(scored) - 1 < 6
+    assert min(scored[-2:]) >= min(scored[:-2])
+
+    def crash(line: dict) -> None:
+        if line["step"] == result["steps"]:
+            raise CrashError
+
+    killed = make_job(tmp_path / "killed", examples, tiny_model, settings, checkpoint_every_steps=1)
+    with pytest.raises(CrashError):
+        worker.run(killed, crash)
+    assert worker.run(killed, ignore) == 0
+    assert contents(killed.out / "adapter") == contents(whole.out / "adapter")
+    assert (killed.out / "metrics.jsonl").read_bytes() == (whole.out / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "ends"),
+    [([3, 2, 2], 1, True), ([3, 2, 1], 1, False), ([2, 3, 3], 2, True), ([2, 3, 1], 2, False), ([1, 2, 3], 0, False)],
+)
+def test_losses_stall_where_the_last_ones_are_no_lower_than_one_before(losses: list[float], patience: int, ends: bool):
+    from selfalign.training.progress import no_better
+
+    assert no_better(losses, patience) is ends
 
 
 def held_out(job) -> list[Row]:
@@ -211,5 +314,8 @@ def test_training_goes_on_from_an_adapter_and_refuses_one_of_another_shape(
     rows = [jsonl.read(job.out / "metrics.jsonl") for job in (first, second)]
     assert rows[1][0]["validation_loss"] == pytest.approx(rows[0][-1]["validation_loss"], rel=1e-6)
     assert rows[0][0]["validation_loss"] != rows[1][0]["validation_loss"]
+    other = dataclasses.replace(second, model_digest="0" * 64)
+    with pytest.raises(StageError, match="trained on another.*base-.*same base weights"):
+        worker.run(dataclasses.replace(other, out=tmp_path), ignore)
     with pytest.raises(StageError, match="r 4 instead of 8.*same rank"):
         worker.run(make_job(tmp_path / "third", examples, tiny_model, {"rank": 8}, initial_adapter=adapter), ignore)

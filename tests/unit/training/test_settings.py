@@ -52,6 +52,11 @@ def test_all_problems_are_collected():
         assert any(name in text for text in found), name
 
 
+def test_early_stopping_without_held_out_rows_is_refused():
+    (problem,) = problems(Training(early_stopping_patience=2, validation_fraction=0.0), TrainerSettings())
+    assert "early_stopping_patience=2 needs held-out rows" in problem and "0.02" in problem
+
+
 def test_qlora_without_its_library_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
     found = problems(Training(), TrainerSettings(strategy=Strategy.qlora))

@@ -1,0 +1,101 @@
+"""Attention for packed rows: the tokens of many rows laid end to end in, each row's own attention out.
+
+A mask over the whole pack would make attention quadratic in all its tokens, which costs more than padding (measured: half the
+speed on short rows). Here everything but attention runs on the pack, without a padding token, and attention gathers the rows
+into `[rows, longest]`. What all rows begin with stands once, at the start of the pack, and every row attends to it: exact,
+because a causal model's keys and values depend on what stands before them alone. Works for models that take their attention
+from transformers' AttentionInterface and use a plain softmax; others are refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from selfalign.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "selfalign_packed_rows"
+"""Name under which the function is registered with transformers."""
+
+REMEDY = "use training.batching=bucket"
+
+BEYOND_SOFTMAX = ("softcap", "s_aux", "position_bias")
+"""Arguments by which transformers' models ask their attention function for more than a softmax."""
+
+
+def use(base: Any) -> None:
+    """Let a transformers model attend within rows; every forward pass then needs `rows`. Raises StageError where it cannot."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attention)
+    # Rows are told apart by `rows`; a mask would be as large as the square of the pack.
+    AttentionMaskInterface.register(NAME, lambda *_, **__: None)
+    base.set_attn_implementation(NAME)
+    if base.config._attn_implementation != NAME:
+        raise StageError(
+            f"training.batching=pack needs a model whose attention can be replaced, found {type(base).__name__}, which does "
+            f"not take it from transformers' AttentionInterface; {REMEDY}"
+        )
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    rows: dict[str, Any],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row, and of each row to the common beginning.
+
+    `query` is `[1, heads, total, dim]`, `key` and `value` `[1, kv_heads, total, dim]`, `rows` what `batches.collate` says of the
+    pack. Returns `[1, total, heads, dim]`. Raises StageError for a sliding window that is shorter than a row, and for
+    attention that is more than a softmax.
+    """
+    import torch
+
+    attend = torch.nn.functional.scaled_dot_product_attention
+    common, places, real = rows["common"], rows["places"], rows["real"]
+    count, longest = places.shape
+    _check(module, common + longest, more)
+    share = query.shape[1] // key.shape[1]
+    if share > 1:
+        key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
+    parts = []
+    if common:
+        first = attend(
+            *(t[:, :, :common] for t in (query, key, value)), is_causal=True, scale=scaling, dropout_p=dropout
+        )
+        parts.append(first[0].transpose(0, 1))
+    # [heads, total, dim] -> [rows, heads, longest, dim]
+    own_query, own_key, own_value = (t[0][:, places].transpose(0, 1) for t in (query, key, value))
+    mask = None
+    if common:
+        own_key = torch.cat([key[:, :, :common].expand(count, -1, -1, -1), own_key], dim=2)
+        own_value = torch.cat([value[:, :, :common].expand(count, -1, -1, -1), own_value], dim=2)
+        mask = torch.ones((longest, common + longest), dtype=torch.bool, device=query.device).tril(common)
+    own = attend(
+        own_query, own_key, own_value, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout
+    )
+    parts.append(own.transpose(1, 2)[real])
+    return torch.cat(parts)[None], None
+
+
+def _check(module: Any, longest: int, more: dict[str, Any]) -> None:
+    window = more.get("sliding_window")
+    if window is not None and window < longest:
+        raise StageError(
+            f"training.batching=pack attends to whole rows, found one of {longest} tokens and a sliding window of {window} in "
+            f"{type(module).__name__}; allowed: rows that fit into the window; lower training.max_seq_length, or {REMEDY}"
+        )
+    beyond = [name for name in BEYOND_SOFTMAX if more.get(name) is not None]
+    if beyond:
+        raise StageError(
+            f"training.batching=pack needs attention that is a softmax of scaled products, found {type(module).__name__} with "
+            f"{', '.join(beyond)}; {REMEDY}"
+        )
