@@ -73,6 +73,9 @@ class HuggingFace:
     together where they would take more."""
     device: Device = transient(Device.auto)
     """`cpu`, `cuda`, or `auto`: cuda where there is one."""
+    compile: bool = transient(False)
+    """Compile the blocks without attention with torch.compile: tens of seconds at first, and a C++ compiler on a CPU, where it
+    gains nothing (docs/benchmarks.md)."""
     threads: int = transient(0)
     """CPU threads of torch while the engine is open; 0 = one for a small model, else torch's own choice."""
 
@@ -129,6 +132,8 @@ class HuggingFace:
             model = load_model(self.model)
             if adapter is not None:
                 model = with_adapter(model, adapter)
+            if self.compile:
+                compile_blocks(model)
             yield HuggingFaceEngine(
                 model.to(device),  # type: ignore[arg-type]
                 model_folder(self.model),
@@ -149,6 +154,15 @@ def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         # peft asks transformers for a name that the next version drops: nothing that a user could act on.
         warnings.simplefilter("ignore", FutureWarning)
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval().get_base_model()  # type: ignore
+
+
+def compile_blocks(model: PreTrainedModel) -> None:
+    """Compile what the model's layers do beside attention, whose inputs change their shapes in every step."""
+    names = set(model._no_split_modules or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    for block in (child for layer in layers for child in layer.children()):
+        if not any(hasattr(module, "layer_idx") for module in block.modules()):
+            block.compile(dynamic=True)
 
 
 class HuggingFaceEngine:

@@ -6,6 +6,7 @@ a request may have.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -71,17 +72,23 @@ def pair_tokens(
     """
     context_text = request.context.rstrip()
     moved = request.context[len(context_text) :] + request.continuation
-    context = tokenizer.encode(context_text).ids if context_text else []
-    whole = tokenizer.encode(context_text + moved).ids
+    context = _context_tokens(tokenizer, context_text) if context_text else ()
+    whole = tuple(tokenizer.encode(context_text + moved).ids)
     if context and whole[: len(context)] == context:
         continuation = whole[len(context) :]
     else:
-        continuation = tokenizer.encode(moved, add_special_tokens=False).ids
-    context = context or [first]
+        continuation = tuple(tokenizer.encode(moved, add_special_tokens=False).ids)
+    context = context or (first,)
     if not continuation or len(continuation) > most:
         raise StageError(
             f"request '{request.id}': expected a continuation of 1 to {most} tokens (what the context window holds), "
             f"found {len(continuation)}; correct the request"
         )
     cut = max(0, len(context) + len(continuation) - window)
-    return tuple(context[cut:]), tuple(continuation), cut
+    return context[cut:], continuation, cut
+
+
+@functools.lru_cache(maxsize=16)
+def _context_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """Tokens of a context. The continuations of one come one after another, and a long text takes a millisecond."""
+    return tuple(tokenizer.encode(text).ids)

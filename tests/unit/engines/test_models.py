@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.engines.model import (
     ModelSettings,
@@ -210,3 +211,18 @@ def test_an_adapter_changes_the_text_as_peft_itself_would(folder, tmp_path):
     with torch.inference_mode():
         logprobs = adapted(ids).logits[0, 2:-1].log_softmax(-1)
     assert changed[1] == pytest.approx(float(logprobs.gather(1, ids[0, 3:, None]).sum()), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_write_the_same_text(llama):
+    if not shutil.which("c++") and not shutil.which("g++"):
+        pytest.skip("needs a C++ compiler, found none")
+    asked = [GenerateRequest(str(i), f"w00{i} w017 w1{i}3", Sampling(12, 0.0)) for i in range(4)]
+    texts = {}
+    for compiled in (False, True):
+        with HuggingFace(ModelSettings(str(llama)), compile=compiled).open() as engine:
+            texts[compiled] = {one.id: one.text for one in engine.generate(asked)}
+            mine = [module for module in engine._model.modules() if getattr(module, "_compiled_call_impl", None)]
+            # Two norms and a feed-forward block in each of two layers.
+            assert len(mine) == 6 * compiled
+    assert texts[True] == texts[False]
