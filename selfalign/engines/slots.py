@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """Keys and values of live rows, `[slots * room, kv_heads, head_dim]` per layer, and one forward pass per token."""
+    """Keys and values of live rows, `[slots, kv_heads, room, head_dim]` per layer, and one forward pass per token.
+
+    A head's columns lie side by side: attention over them is much of a step, and it reads them up to twice as fast.
+    """
 
     is_compileable = False
 
@@ -41,10 +44,10 @@ class Slots:
         used = max([self._used[slot] for slot in keep], default=0)
         for held in self._layers:
             for i, old in enumerate(held):
-                new = old.new_zeros(count, room, *old.shape[1:])
+                new = old.new_zeros(count, old.shape[1], room, old.shape[3])
                 if used:
-                    new[: len(keep), :used] = old.view(self.count, self.room, *old.shape[1:])[kept, :used]
-                held[i] = new.flatten(0, 1)
+                    new[: len(keep), :, :used] = old[kept, :, :used]
+                held[i] = new
         self._shared = [self._shared[slot] for slot in keep] + [()] * (count - len(keep))
         self._used = [self._used[slot] for slot in keep] + [0] * (count - len(keep))
         self.count, self.room = count, room
@@ -57,10 +60,9 @@ class Slots:
             if not self._layers:
                 self._allocate(segment)
             end = start + len(segment)
-            rows = slice(slot * self.room + start, slot * self.room + end)
             for (keys, values), (key, value) in zip(self._layers, segment.layers, strict=True):
-                keys[rows] = key.transpose(0, 1)
-                values[rows] = value.transpose(0, 1)
+                keys[slot, :, start:end] = key
+                values[slot, :, start:end] = value
             start = end
         self._shared[slot] = tuple(shared)
         self._used[slot] = start
@@ -69,8 +71,7 @@ class Slots:
     def _allocate(self, like: Segment) -> None:
         """Make the columns of all layers, shaped like a segment's."""
         self._layers = [
-            [one.new_zeros(self.count * self.room, one.shape[0], one.shape[2]) for one in layer]
-            for layer in like.layers
+            [one.new_zeros(self.count, one.shape[0], self.room, one.shape[2]) for one in layer] for layer in like.layers
         ]
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], live: Sequence[int]) -> torch.Tensor:
@@ -84,7 +85,7 @@ class Slots:
         if self._sight is None:
             self._sight = self._seen(device)
             self._state = {
-                "slots": torch.arange(self.count, device=device) * self.room,
+                "slots": torch.arange(self.count, device=device),
                 "used": torch.tensor(self._used, device=device),
                 "mask": torch.full((self.count, self.room), float("-inf"), dtype=self._model.dtype, device=device),
             }
@@ -100,8 +101,8 @@ class Slots:
         every[:, live, 0] = torch.tensor([tokens, positions])
         every = every.to(device)
         # A free slot has no column to write to when its last row filled it: it writes over the last one.
-        state["at"] = state["slots"] + state["used"].clamp(max=self.room - 1)
-        state["mask"].view(-1).index_fill_(0, state["at"], 0.0)
+        state["at"] = state["used"].clamp(max=self.room - 1)
+        state["mask"].view(-1).index_fill_(0, state["slots"] * self.room + state["at"], 0.0)
         self._window = self.longest(live) + 1
         mask = state["mask"][:, None, None, : self._window]
         logits = forward(self._model, every[0], every[1], self, Sight(mask, self._sight))
@@ -125,14 +126,18 @@ class Slots:
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """What a layer calls: write `[slots, kv_heads, 1, dim]` to the next columns, get `[slots, kv_heads, window, dim]`."""
+        import torch
+
         if len(self._layers) == layer:
-            shape = (self.count * self.room, key.shape[1], key.shape[3])
-            self._layers.append([key.new_zeros(shape), value.new_zeros(shape)])
+            self._layers.append([new.new_zeros(*new.shape[:2], self.room, new.shape[3]) for new in (key, value)])
+        if layer == 0:
+            heads = torch.arange(key.shape[1], device=key.device)
+            lines = (self._state["slots"][:, None] * key.shape[1] + heads) * self.room + self._state["at"][:, None]
+            self._state["lines"] = lines.flatten()
         found = []
         for held, new in zip(self._layers[layer], (key, value), strict=True):
-            held.index_copy_(0, self._state["at"], new[:, :, 0])
-            columns = held.view(self.count, self.room, *held.shape[1:])[:, : self._window]
-            found.append(columns.transpose(1, 2))
+            held.view(-1, new.shape[3]).index_copy_(0, self._state["lines"], new.reshape(-1, new.shape[3]))
+            found.append(held[:, :, : self._window])
         return found[0], found[1]
 
     def get_seq_length(self, layer: int = 0) -> int:
