@@ -17,8 +17,9 @@ from selfalign import cost, designs, progress, shards
 from selfalign.cost import PlanSettings
 from selfalign.designs import DesignSettings
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
+from selfalign.engines.openai_api import Endpoint, OpenAIApi
 from selfalign.errors import SelfAlignError, did_you_mean
-from selfalign.evaluation.catalogue import CALF
+from selfalign.evaluation.catalogue import CALF, catalogue
 from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.evaluation.settings import problems as evaluation_problems
 from selfalign.identity import digest, plain, transient
@@ -322,15 +323,38 @@ class _Asked:
         return self.memo("problems", (node.stage, *self.machine), found)
 
 
+def _chat_problems(experiment: Experiment) -> list[str]:
+    """Stages and tasks that need more than the answers of a chat model."""
+    found = []
+    if experiment.stages.engrave:
+        found.append(
+            "stages: expected none that train with engine.endpoint=chat, found engrave; take stages=prompted_only, or a base "
+            "model with engine.endpoint=completions"
+        )
+    tasks = catalogue()
+    scored = [name for name in experiment.evaluation.tasks if name in tasks and tasks[name].protocols]
+    if experiment.stages.evaluate and scored:
+        generated = [name for name, task in tasks.items() if not task.protocols]
+        found.append(
+            f"evaluation.tasks: expected tasks whose answers are generated with engine.endpoint=chat, found {', '.join(scored)}, "
+            f"which need log-probabilities (allowed: {', '.join(generated)}); set evaluation.tasks=[{','.join(generated)}]"
+        )
+    return found
+
+
 def problems(experiment: Experiment, memo: Memo | None = None) -> list[str]:
     """Everything that is wrong with an experiment, found before any model is loaded; empty where nothing is.
 
     `memo` is the command's.
     """
     memo = memo or Memo()
-    # Whether generation needs the weights, its engine says below; training always does.
-    model = model_problems(experiment.model, weights=experiment.stages.engrave)
-    found = [f"model: {problem}" for problem in model]
+    if isinstance(experiment.engine, OpenAIApi) and experiment.engine.endpoint == Endpoint.chat:
+        # Of a chat model nothing lies here.
+        found = _chat_problems(experiment)
+    else:
+        # Whether generation needs the weights, its engine says below; training always does.
+        model = model_problems(experiment.model, weights=experiment.stages.engrave)
+        found = [f"model: {problem}" for problem in model]
     found += _wiring_problems(experiment)
     found += [f"tracking: {problem}" for problem in tracking_problems(experiment.tracking)]
     evaluation = memo("evaluation", (experiment.evaluation,), partial(evaluation_problems, experiment.evaluation))

@@ -1,4 +1,5 @@
-"""A completions server on this machine whose model is a hash: its tokens are the bytes of ASCII texts, as `tiny_model`'s are.
+"""A server of completions and chats on this machine whose model is a hash: its tokens are the bytes of ASCII texts, as
+`tiny_model`'s are.
 
 What it says next depends on the text so far and on the seed, so that two calls can be compared with one.
 """
@@ -47,6 +48,8 @@ class Stub:
         self.says_why = True
         self.includes_stop = False
         self.gives_usage = True
+        self.newer_budget = False
+        """Whether the budget of a chat is `max_completion_tokens`, and `max_tokens` is refused, as by OpenAI's newer models."""
         self.count: Callable[[str], int] = lambda text: len(text.encode())
         """Tokens of a text by the server's tokenizer."""
         self.faults: list[Fault] = []
@@ -55,6 +58,8 @@ class Stub:
         self.echo: Callable[[Body], Body] = echoed
         self.asked: list[Body] = []
         """Every body of a completion but the first request's, in the order of arrival."""
+        self.paths: list[str] = []
+        """Where each POST went, the first request's and refused ones' too."""
         self.keys: list[str | None] = []
         self.most_at_once = 0
         self.url = ""
@@ -82,6 +87,8 @@ class Stub:
         """A completion, as vLLM would say it."""
         if body.get("echo"):
             return self.echo(body)
+        if "messages" in body:
+            return self.chat(body)
         # Bit 30 tells the second half of a request from the first: this model goes on as if they were one.
         seed = body["seed"] % 2**30 if body["temperature"] > 0 else None
         text, finish, why, used = "", "length", None, 0
@@ -98,6 +105,19 @@ class Stub:
         choice |= {"stop_reason": why} if self.says_why else {}
         usage = {"prompt_tokens": self.count(body["prompt"]), "completion_tokens": used}
         return {"choices": [choice], **({"usage": usage} if self.gives_usage else {})}
+
+    def chat(self, body: Body) -> Body:
+        """The same completion in a chat's words; two tokens of every prompt are its template's."""
+        (message,) = body["messages"]
+        most = body["max_completion_tokens" if self.newer_budget else "max_tokens"]
+        answer = self.complete({key: body[key] for key in body if key != "messages"} | {
+            "prompt": message["content"], "max_tokens": most,
+        })  # fmt: skip
+        (choice,) = answer["choices"]
+        choice["message"] = {"role": "assistant", "content": choice.pop("text")}
+        if self.gives_usage:
+            answer["usage"]["prompt_tokens"] += 2
+        return answer
 
 
 def echoed(body: Body) -> Body:
@@ -138,6 +158,11 @@ class Handler(BaseHTTPRequestHandler):
         stub = self.server.stub
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         stub.keys.append(self.headers.get("Authorization"))
+        stub.paths.append(self.path)
+        if "max_tokens" in body and "messages" in body and stub.newer_budget:
+            words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            self.answer(400, {"error": {"message": words}})
+            return
         if "seed" not in body and not body.get("echo"):
             self.answer(200, {"choices": [], "usage": {"prompt_tokens": stub.count(body["prompt"])}})
             return

@@ -21,7 +21,7 @@ from selfalign.engines.base import GenerateRequest, NgramPenalty, Sampling, Scor
 from selfalign.engines.http import wait_asked
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.engines.model import ModelSettings, raw_tokenizer
-from selfalign.engines.openai_api import OpenAIApi
+from selfalign.engines.openai_api import Endpoint, OpenAIApi, estimated_tokens
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.serving import adapter_name
 from selfalign.errors import ConfigError, DataError, StageError
@@ -85,9 +85,9 @@ def half_a_body(handler: Handler) -> None:
 
 
 def says(choice: dict, **more):
-    return lambda handler: handler.answer(
-        200, {"choices": [{"text": "It is.", "finish_reason": "stop"} | choice], **more}
-    )
+    """An answer that both endpoints would read."""
+    said = {"text": "It is.", "message": {"content": "It is."}, "finish_reason": "stop"}
+    return lambda handler: handler.answer(200, {"choices": [said | choice], **more})
 
 
 FAULTS = {
@@ -107,8 +107,10 @@ FAULTS = {
 # ------------------------------------------------------------------------------------------------ a bad network
 
 
+@pytest.mark.parametrize("endpoint", Endpoint)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_nothing_is_lost_or_doubled_whatever_goes_wrong_once(settings, stub, fault):
+def test_nothing_is_lost_or_doubled_whatever_goes_wrong_once(settings, stub, fault, endpoint):
+    settings = replace(settings, endpoint=endpoint)
     calm = completions(settings, requests())
     assert [one.id for one in calm] == [one.id for one in requests()]
     asked = len(stub.asked)
@@ -588,6 +590,151 @@ def test_without_the_likeliest_tokens_nothing_is_called_greedy(settings, stub):
     stub.echo = no_logprobs({"token_logprobs": [None, -1.0, -0.01]})
     (found,) = score(settings, ("Q?", "A"))
     assert (found.logprob, found.is_greedy, found.n_tokens) == (-0.01, False, 1)
+
+
+# --------------------------------------------------------------------------------------------------------- chat
+
+
+@pytest.fixture
+def chat(settings) -> OpenAIApi:
+    """A chat model of which nothing lies here."""
+    return replace(settings, endpoint=Endpoint.chat, model=ModelSettings("/no/such/folder", context_length=512))
+
+
+def test_a_chat_model_is_sent_the_prompt_as_one_message_and_its_words_are_read(settings, chat, stub):
+    sampling = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "max_new_tokens": 40}
+    asked = [replace(one, stop=("e",)) for one in requests(6, **sampling)] + [replace(requests(1)[0], id="bare")]
+    texts = completions(settings, asked)
+    stub.asked.clear(), stub.paths.clear()
+    found = completions(chat, asked)
+    assert [replace(one, prompt_tokens=one.prompt_tokens - 2) for one in found] == texts
+    assert {one.finish for one in found} >= {"stop", "length"}
+    assert set(stub.paths) == {"/v1/chat/completions"}
+    full = next(body for body in stub.asked if body["messages"][0]["content"] == "Prompt 5:")
+    assert full == {
+        "model": "tiny", "messages": [{"role": "user", "content": "Prompt 5:"}], "max_tokens": 40, "temperature": 0.7,
+        "top_p": 0.9, "top_k": 40, "min_p": 0.05, "stop": ["e"], "seed": 5,
+    }  # fmt: skip
+    bare = next(body for body in stub.asked if "stop" not in body)
+    assert bare.keys() == {"model", "messages", "max_tokens", "temperature", "top_p", "seed"}
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_budget_under_its_newer_name_is_sent_where_the_server_asks_for_it(chat, stub, waits, concurrency):
+    calm = completions(chat, requests())
+    stub.asked.clear(), stub.paths.clear()
+    stub.newer_budget = True
+    assert completions(replace(chat, concurrency=concurrency), requests()) == calm
+    assert len(stub.asked) == 24 and all("max_tokens" not in body for body in stub.asked)
+    # Only what was on its way before the first refusal is sent twice.
+    assert 25 <= len(stub.paths) <= 24 + concurrency and waits == []
+
+
+def test_a_chat_models_refusal_is_told_in_the_servers_own_words(chat, stub, waits):
+    stub.faults = [status(400, "max_completion_tokens is too large")] * 2
+    with pytest.raises(StageError, match=r"request 'r0'.*status 400: max_completion_tokens is too large"):
+        completions(chat, requests(1))
+    stub.faults = [status(400, "temperature must be 1")]
+    stub.asked.clear()
+    with pytest.raises(StageError, match=r"temperature must be 1; correct what it names"):
+        completions(chat, requests(1))
+    assert len(stub.asked) == 1 and waits == []
+
+
+def test_a_chat_endpoint_scores_nothing_and_is_asked_nothing(chat, stub):
+    with (
+        chat.open() as engine,
+        pytest.raises(
+            StageError, match=r"engine.endpoint: expected completions.*found chat.*allowed.*set engine.endpoint"
+        ),
+    ):
+        engine.score([ScoreRequest("s", "Q?", "A")])
+    assert stub.paths == []
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"sampling": Sampling(logit_bias={"Sorry": -1.0})}, "found {'logit_bias'"),
+        ({"sampling": Sampling(ngram_penalty=NgramPenalty(trigram=1.0))}, "found {'ngram_penalty'"),
+        ({"until": "Answer:", "until_tokens": 9}, "found {'until'"),
+        ({"sampling": Sampling(max_new_tokens=0)}, "max_new_tokens"),
+        ({"prompt": "Never sent." + "x" * 3 * 512}, "at most 511 tokens"),
+    ],
+)
+def test_what_a_chat_endpoint_does_not_take_is_refused_and_not_sent(chat, stub, more, words):
+    with pytest.raises(StageError, match=f"'r0'.*{words}"):
+        completions(chat, [replace(requests(1)[0], **more)])
+    assert stub.paths == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "finish"),
+    [
+        ({"stop_reason": None}, "It is.", "eos"),
+        ({}, "It is.", "stop"),
+        ({"message": {"content": "It\nis."}, "finish_reason": "length"}, "It", "stop"),
+        ({"message": {"content": None, "reasoning_content": "Well,"}, "finish_reason": "length"}, "", "length"),
+    ],
+)
+def test_a_chats_finish_and_counts_are_the_servers(chat, stub, choice, text, finish):
+    stub.faults = [says(choice, usage={"prompt_tokens": 90, "completion_tokens": 40})]
+    (found,) = completions(chat, [replace(requests(1)[0], stop=("\n",))])
+    assert (found.text, found.finish, found.prompt_tokens, found.new_tokens) == (text, finish, 90, 40)
+
+
+def test_a_chat_that_is_not_counted_is_an_error_and_not_a_guess(chat, stub):
+    stub.gives_usage = False
+    with pytest.raises(StageError, match="'r0'.*prompt_tokens and completion_tokens"):
+        completions(chat, requests(1))
+
+
+@pytest.mark.parametrize("choice", [{"message": None}, {"message": {"content": None}}, {"message": {"content": ["x"]}}])
+def test_a_chat_answer_without_text_is_asked_for_again(chat, stub, choice):
+    calm = completions(chat, requests(3))
+    stub.faults = [says(choice)]
+    assert completions(chat, requests(3)) == calm
+
+
+def test_a_chat_model_needs_no_folder_but_a_context_window(chat):
+    assert chat.problems() == [] and chat.context_length() == 512
+    assert [chat.count_tokens(text) for text in ("", "abc", "abcd", "東京")] == [0, 1, 2, 2]
+    with chat.open() as engine:
+        assert engine.count_tokens("four") == chat.count_tokens("four") == estimated_tokens("four")
+    (problem,) = replace(chat, model=ModelSettings("/no/such/folder")).problems()
+    assert "model.context_length: expected the context window" in problem
+
+
+def test_an_adapter_is_not_asked_through_a_chat_template(chat, stub, adapter):
+    with pytest.raises(ConfigError, match="engine.endpoint: expected completions for an adapter"):
+        opened(chat, adapter)
+    assert stub.keys == []
+
+
+def test_the_endpoint_is_part_of_the_identity_and_the_default_changes_none(settings, chat):
+    assert settings.identity().keys() == {"engine", "version", "served_model", "tokenizer", "context_length"}
+    assert chat.identity() == {
+        "engine": "openai_api", "version": 1, "endpoint": "chat", "served_model": "", "context_length": 512
+    }  # fmt: skip
+    assert replace(chat, model=replace(chat.model, context_length=256)).identity() != chat.identity()
+
+
+def test_a_chat_model_is_a_judge_and_a_row_by_settings_alone():
+    groups.register()
+    address = ["engine.base_url=https://host/v1", "engine.served_model=big", "model.context_length=128000"]
+    chosen = ["engine=openai_api", "engine.endpoint=chat", *address]
+    judge = groups.compose(chosen)
+    assert judge.engine.problems() == [] and judge.engine.endpoint is Endpoint.chat
+    assert judge.engine.context_length() == 128000
+    row = groups.compose([*chosen, "model=hf", "stages=prompted_only", "evaluation=quick", "subjects=[base]"])
+    answered = replace(row, evaluation=replace(row.evaluation, tasks=["vicuna_questions"]))
+    assert row.model.path == "" and experiment.problems(answered) == []
+    scored = replace(row, evaluation=replace(row.evaluation, tasks=["vicuna_questions", "hhh_alignment"]))
+    (problem,) = experiment.problems(scored)
+    assert problem.startswith("evaluation.tasks: ") and "found hhh_alignment, which" in problem
+    training = replace(row.stages, self_instruct=True, self_align=True, engrave=True)
+    (problem,) = experiment.problems(replace(answered, stages=training))
+    assert problem.startswith("stages: expected none that train")
 
 
 # ------------------------------------------------------------------------------------------- models and adapters
