@@ -44,7 +44,7 @@ class Shard:
         return replace(self, folder=folder)
 
     def exchange(
-        self, name: str, ids: Sequence[Sequence[str]], compute: Callable[[Path], None]
+        self, name: str, ids: Sequence[Sequence[str]], compute: Callable[[Path], object]
     ) -> dict[str, jsonl.Row]:
         """The rows of all shards by id, once all have computed theirs.
 

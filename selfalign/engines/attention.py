@@ -141,20 +141,21 @@ def attention(
     batch, heads, new, width = query.shape
     kv_heads = key.shape[1]
     share = heads // kv_heads
-    scaling = width**-0.5 if scaling is None else scaling
+    scale = width**-0.5 if scaling is None else scaling
     queries = query.reshape(batch, kv_heads, share * new, width)
     if sight.mask is None and new > 1:
-        each = [one.repeat_interleave(share, dim=1) if share > 1 else one for one in (key, value)]
-        out, total = _part(query, *each, None, scaling, causal=True)
+        if share > 1:
+            key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
+        out, total = _part(query, key, value, None, scale, causal=True)
         out, total = out.reshape(queries.shape), total.reshape(queries.shape[:3])
     else:
-        out, total = _part(queries, key, value, sight.grouped_mask(share), scaling)
+        out, total = _part(queries, key, value, sight.grouped_mask(share), scale)
     for number, (rows, segment) in enumerate(sight.segments, start=1):
         segment_key, segment_value = segment.layers[module.layer_idx]  # type: ignore[index]
         seeing = queries if rows is None else queries[rows]
         # All rows' queries stand in one matrix per head: the segment is read once, not once per row.
         stacked = seeing.transpose(0, 1).reshape(1, kv_heads, -1, width)
-        part, part_total = _part(stacked, segment_key[None], segment_value[None], None, scaling)
+        part, part_total = _part(stacked, segment_key[None], segment_value[None], None, scale)
         part = part.view(kv_heads, -1, share * new, width).transpose(0, 1)
         part_total = part_total.view(kv_heads, -1, share * new).transpose(0, 1)
         before = (out, total) if rows is None else (out[rows], total[rows])
@@ -209,7 +210,7 @@ def share(model: PreTrainedModel) -> str:
 
     if has_window(model):
         return "some of its layers do not look back at everything"
-    own = model.config._attn_implementation
+    own = model.config._attn_implementation or "eager"
     ids = torch.arange(CHECKED_TOKENS, device=model.device)[None] * 7 % min(model.config.vocab_size, 997)
     with torch.inference_mode():
         expected = model(input_ids=ids, use_cache=False).logits[0, -1].float()

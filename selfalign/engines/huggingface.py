@@ -29,7 +29,7 @@ from selfalign.engines.model import (
     special_tokens,
 )
 from selfalign.engines.serving import check_adapter
-from selfalign.engines.tokens import end_tokens, first_token, pair_tokens, token_budget
+from selfalign.engines.tokens import end_tokens, first_token, pair_tokens, token_budget, token_ids
 from selfalign.errors import ConfigError
 from selfalign.identity import transient
 from selfalign.threads import torch_threads
@@ -223,7 +223,7 @@ class HuggingFaceEngine:
         from selfalign.engines.rows import Row
         from selfalign.engines.sampling import Draw
 
-        prompt = self._tokenizer.encode(request.prompt).ids or [self._first]
+        prompt = token_ids(self._tokenizer, request.prompt) or [self._first]
         budget = token_budget(request, len(prompt), self.context_length)
         draw = Draw(request, self._vocabulary.shift(request))
         return Row(request, self._tokenizer, prompt, budget, draw, self._shared(request.shared, prompt[:-1]))
@@ -235,7 +235,7 @@ class HuggingFaceEngine:
         if text not in self._texts:
             if len(self._texts) >= TEXTS:
                 self._texts.clear()
-            self._texts[text] = self._tokenizer.encode(text).ids
+            self._texts[text] = token_ids(self._tokenizer, text)
         own = self._texts[text][:-SPANNED]
         return next(
             (i for i, (a, b) in enumerate(zip(own, tokens, strict=False)) if a != b), min(len(own), len(tokens))

@@ -446,14 +446,14 @@ class ChatEngine:
         }
         answer = await self._ask(asked, body)
         choice, usage = answer["choices"][0], answer.get("usage") or {}
-        tokens = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-        if not all(isinstance(one, int) for one in tokens):
+        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not isinstance(read, int) or not isinstance(written, int):
             raise StageError(
                 f"{asked.who}: expected prompt_tokens and completion_tokens in the `usage` of {CHAT}, found {usage}; ask a server "
                 "that counts (nothing local can)"
             )
         text, finish, _ = _read(choice, str(_message(choice)), strings, asked.who)
-        return completion(asked, Piece(text, finish, *tokens))
+        return completion(asked, Piece(text, finish, read, written))
 
     async def _ask(self, asked: Asked, body: Mapping[str, Any]) -> Answer:
         """The answer to a body with the budget under the name that the server takes.

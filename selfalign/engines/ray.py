@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -93,14 +94,15 @@ class Ray:
         import ray
 
         with self._cluster():
-            kind = ray.remote(
+            # Ray makes methods of its own of what it is given, which no type says.
+            kind: Any = ray.remote(
                 num_gpus=self.gpus_per_worker,
                 num_cpus=self.cpus_per_worker,
                 max_restarts=-1,
                 max_task_retries=RETRIES,
             )(_Worker)
             place = adapter.resolve() if adapter is not None else None
-            workers = [kind.remote(self.inner, place, Path.cwd()) for _ in range(self.workers)]
+            workers: list[Any] = [kind.remote(self.inner, place, Path.cwd()) for _ in range(self.workers)]
             try:
                 with _as_in_one_process("the workers"):
                     sizes = ray.get([worker.group_size.remote() for worker in workers])
@@ -125,7 +127,7 @@ class Ray:
                 ray.init(
                     self.address,
                     log_to_driver=False,
-                    logging_level="error",
+                    logging_level=logging.ERROR,
                     **(own if self.address == LOCAL else {}),
                 )
             except Exception as error:
@@ -233,17 +235,17 @@ class RayEngine:
 @contextlib.contextmanager
 def _as_in_one_process(what: str) -> Iterator[None]:
     """Raises an error of a worker's engine as the engine did, and StageError for workers that were lost too often."""
-    import ray
+    from ray.exceptions import RayActorError, RayTaskError
 
     try:
         yield
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise ConfigError(_renamed(error.cause.problems)) from None
         if isinstance(error.cause, SelfAlignError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayActorError as error:
+    except RayActorError as error:
         raise StageError(
             f"{what}: expected a worker that lives to the end, found that {RETRIES + 1} attempts lost theirs "
             f"({' '.join(str(error).split())[:300]}); look into Ray's logs (on this machine /tmp/ray/session_latest/logs): where "

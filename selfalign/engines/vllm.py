@@ -107,9 +107,9 @@ class VLLM:
         folder = model_folder(self.model)
         try:
             import vllm
-            from vllm.lora.request import LoRARequest
+            from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
-            llm = vllm.LLM(
+            llm = vllm.LLM(  # pyright: ignore[reportAttributeAccessIssue]
                 str(folder.resolve()),
                 dtype=self.model.dtype.value,
                 max_model_len=self.context_length(),
@@ -224,8 +224,8 @@ class VLLMEngine:
         at_work: dict[str, Any] = {}
 
         def ask(one: Any, prompt: list[int], options: Mapping[str, Any]) -> None:
-            from vllm.inputs import TokensPrompt
-            from vllm.sampling_params import SamplingParams
+            from vllm.inputs import TokensPrompt  # pyright: ignore[reportMissingImports]
+            from vllm.sampling_params import SamplingParams  # pyright: ignore[reportMissingImports]
 
             at_work[one.id] = one
             self._engine.add_request(

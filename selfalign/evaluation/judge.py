@@ -134,7 +134,7 @@ def contests(questions: Sequence[Question], ours: Mapping[Any, Answer], theirs: 
 
 def fill_prompt(template: str, question: str, first: str, second: str) -> str:
     """A judge's prompt; what stands in an answer is never taken for a slot. Raises ConfigError where a slot is missing."""
-    values = dict(zip(SLOTS, (question, first, second), strict=True))
+    values: dict[str, str] = dict(zip(SLOTS, (question, first, second), strict=True))
     if missing := [name for name in SLOTS if f"{{{name}}}" not in template]:
         raise ConfigError(
             [f"judge prompt: expected the slots {{{'}, {'.join(SLOTS)}}}, missing {{{'}, {'.join(missing)}}}; add them"]

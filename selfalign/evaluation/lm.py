@@ -58,11 +58,10 @@ class EngineLM:
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """log p(continuation | context) of each request (natural logarithm), and whether greedy decoding writes it."""
         keyed: dict[str, tuple[Any, ...]] = {self._key(*request.args): request.args for request in requests}
-
         shared = _shared_lines([context for context, _ in keyed.values()])
 
         def compute(keys: list[str]) -> list[jsonl.Row]:
-            results = self.engine.score([ScoreRequest(key, *keyed[key], shared) for key in keys])
+            results = self.engine.score([ScoreRequest(key, *keyed[key][:2], shared=shared) for key in keys])
             return [
                 {
                     "key": result.id,

@@ -37,9 +37,11 @@ def broken(outcomes: Sequence[Outcome]) -> str:
         return f"all candidates tie on {tied} of {total} items: the log-probabilities are constant"
     # An item with a single candidate has nothing to choose (released_half has some).
     positions = Counter(outcome.best for outcome in outcomes if len(outcome.shown) > 1)
-    where, count = positions.most_common(1)[0] if positions else ((), 0)
     choices = positions.total()
-    if choices >= MIN_FOR_POSITION and count > MAX_AT_ONE_POSITION * choices:
+    if choices < MIN_FOR_POSITION:
+        return ""
+    where, count = positions.most_common(1)[0]
+    if count > MAX_AT_ONE_POSITION * choices:
         return f"the choice is at shown position {where[0] + 1} in {count} of {choices} items, whose order is random"
     return ""
 
