@@ -19,6 +19,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +201,19 @@ def run(part: str, contest: Contest, rounds: int) -> None:
         print(
             f"same text as every arm alone in {sum(alone[name] == text for name, text in together.items())} of {len(arms)} rows"
         )
-        work = {"17 prompts": lambda: contest.ours(arms), "1 prompt": lambda: contest.ours(single)}
-        table(dict.fromkeys(work, len(arms) * new), alternate(work, max(1, rounds - 1)))
+        first = {name: [replace(one, sampling=replace(one.sampling, max_new_tokens=1)) for one in asked]
+                 for name, asked in (("17", arms), ("1", single))}  # fmt: skip
+        work = {
+            "17 prompts": lambda: contest.ours(arms),
+            "1 prompt": lambda: contest.ours(single),
+            "17 prompts, to the first token": lambda: contest.ours(first["17"]),
+            "1 prompt, to the first token": lambda: contest.ours(first["1"]),
+        }
+        seconds = alternate(work, max(1, rounds - 1))
+        table({name: len(arms) * new for name in list(work)[:2]}, {name: seconds[name] for name in list(work)[:2]})
+        many, one = (seconds[name] - seconds[f"{name}, to the first token"] for name in ("17 prompts", "1 prompt"))
+        print(f"prompts alone {seconds['17 prompts, to the first token']:.1f} and {seconds['1 prompt, to the first token']:.1f} s; "
+              f"writing alone {one / many:.2f} of one prompt's rate")  # fmt: skip
 
 
 def memory(folder: Path, given: argparse.Namespace) -> None:
