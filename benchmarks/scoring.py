@@ -6,7 +6,8 @@
 - truthfulqa  TruthfulQA's multiple choice on its ordinary prompts: six worked questions, then the question, then each of its
               true and false answers. Needs the official data (--data, or SELFALIGN_DATA) and takes a model folder (--model).
 
-Both sides get the same contexts and continuations; HFLM has batches of 32. One thread, float32. Figures are medians of CPU
+Both sides get the same contexts and continuations; HFLM has batches of 32. A model whose tokens span the border of both (a
+tokenizer that joins `:` with what follows) cannot be compared: lm-eval and selfalign cut there otherwise. One thread, float32. Figures are medians of CPU
 seconds over alternating rounds; before anything is timed, all log-probabilities have to agree to 1e-4.
 """
 
@@ -38,7 +39,7 @@ def behind_a_prefix(folder: Path) -> list[Pair]:
     return [(stem + words(8 + n % 20, seed=n), " " + words(1 + n % 12, seed=1000 + n)) for n in range(300)]
 
 
-def truthfulqa(data: Path) -> list[Pair]:
+def truthfulqa(data: Path, questions: int) -> list[Pair]:
     """All answers of the official file, each behind six other questions with their best answers and its own question."""
     (path,) = [one for one in sorted(data.rglob("TruthfulQA.csv"))][:1] or sys.exit(
         f"expected TruthfulQA.csv below {data}"
@@ -46,7 +47,7 @@ def truthfulqa(data: Path) -> list[Pair]:
     with open(path, encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
     shots = "".join(f"Q: {row['Question']}\nA: {row['Best Answer']}\n\n" for row in rows[:6])
-    answers = [(row["Question"], answer.strip()) for row in rows for answer in _answers(row)]
+    answers = [(row["Question"], answer.strip()) for row in rows[:questions] for answer in _answers(row)]
     return [(f"{shots}Q: {question}\nA:", f" {answer}") for question, answer in answers]
 
 
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=["prefix", "truthfulqa"], default=["prefix", "truthfulqa"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=os.environ.get("SELFALIGN_DATA"))
+    parser.add_argument("--questions", type=int, default=817, help="of TruthfulQA: the first so many")
     parser.add_argument("--model", type=Path, help="a model folder for truthfulqa (default: the random model)")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -119,7 +121,7 @@ def main() -> None:
             if given.data is None:
                 sys.exit("expected --data or SELFALIGN_DATA with TruthfulQA.csv below it for the part truthfulqa")
             print("\n## truthfulqa")
-            compare(given.model or folder, truthfulqa(Path(given.data)), given.rounds)
+            compare(given.model or folder, truthfulqa(Path(given.data), given.questions), given.rounds)
 
 
 if __name__ == "__main__":
