@@ -179,7 +179,20 @@ def _command(name: str) -> Callable[[list[str]], int]:
 WORDS = {
     "sweep": ("status", "resume", "retry", "export-wandb"),
     "data": ("fetch", "list", "--from", "--to"),
-    "judge": ("--against", "--subject", "--questions", "--prompt", "--one-order", "--price", "--reviews", "--answers"),
+    "judge": (
+        "--against",
+        "--subject",
+        "--questions",
+        "--prompt",
+        "--one-order",
+        "--max-new-tokens",
+        "--temperature",
+        "--seed",
+        "--price",
+        "--reviews",
+        "--answers",
+        "--runs",
+    ),  # fmt: skip
     "calf": ("card", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model"),
 }
 """Command that takes no settings -> what may follow it."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from selfalign.engines.base import Load, Watch
-from selfalign.engines.memory import is_out_of_memory, usable_bytes
+from selfalign.engines.memory import is_out_of_memory, no_memory, usable_bytes
 from selfalign.engines.rows import Row
 from selfalign.engines.sampling import Sampler
 from selfalign.engines.slots import Slots
@@ -219,10 +219,12 @@ class Generation:
 
     def _send_back(self, slots: Sequence[int]) -> None:
         """Let the rows of these slots wait again, with what they have written."""
+        # Where memory runs out while slots are filled, those that took one have not left the others yet.
+        waiting = {id(row) for _, _, row, _ in self._pool}
         for slot in slots:
             row = self._rows[slot]
-            if row:
-                self._rows[slot] = None
+            self._rows[slot] = None
+            if row and id(row) not in waiting:
                 self._wait(row)
         self._sampler = None
 
@@ -234,10 +236,7 @@ class Generation:
         import torch
 
         if self._most == 1:
-            raise StageError(
-                f"expected memory for one row at a time, found: {str(error).splitlines()[0]}; use a smaller model or number "
-                "format (model.dtype=bfloat16), a shorter prompt, or a device with more memory"
-            ) from error
+            raise no_memory(error) from error
         live = self._live()
         self._most = max(1, (len(live) or self._most) // 2)
         log.warning("memory ran out: at most %d rows at a time from here on", self._most)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfalign.errors import StageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,3 +35,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+
+
+def no_memory(error: BaseException) -> StageError:
+    """What to tell where memory does not suffice for a single request."""
+    return StageError(
+        f"expected memory for one request at a time, found: {' '.join(str(error).split())[:200]}; use a smaller model or number "
+        "format (model.dtype=bfloat16), a shorter prompt, or a device with more memory"
+    )

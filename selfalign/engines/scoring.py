@@ -8,10 +8,12 @@ tokens whose successor is asked for.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from selfalign.engines.base import ScoreRequest, ScoreResult
+from selfalign.engines.memory import is_out_of_memory, no_memory
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from selfalign.engines.attention import Segment
     from selfalign.engines.forest import Forest, Place
     from selfalign.engines.prefix_tree import Node
+
+log = logging.getLogger(__name__)
 
 WINDOW = 1024
 """Requests that are looked at together: those of one question should be among them."""
@@ -77,7 +81,7 @@ def score(forest: Forest, items: Iterable[Item]) -> Iterator[Item]:
         released = 0
         try:
             for part in _parts(window, ends):
-                _score_part(forest, window[part], ends[part])
+                _score_what_fits(forest, window[part], ends[part])
                 for end in ends[part]:
                     forest.tree.release(end)
                     released += 1
@@ -99,6 +103,22 @@ def _parts(items: Sequence[Item], ends: Sequence[Node[Segment]]) -> Iterator[sli
                 seen.add(id(node))
                 tokens += len(node.tokens)
     yield slice(start, len(items))
+
+
+def _score_what_fits(forest: Forest, items: Sequence[Item], ends: Sequence[Node[Segment]]) -> None:
+    """Score some items, in halves where memory runs out. Raises StageError where it does with one."""
+    try:
+        _score_part(forest, items, ends)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(items) == 1:
+            raise no_memory(error) from error
+        log.warning("memory ran out: %d requests are scored in two parts", len(items))
+        forest.forget()
+        half = len(items) // 2
+        _score_what_fits(forest, items[:half], ends[:half])
+        _score_what_fits(forest, items[half:], ends[half:])
 
 
 def _score_part(forest: Forest, items: Sequence[Item], ends: Sequence[Node[Segment]]) -> None:

@@ -298,9 +298,13 @@ def test_the_shell_completes_commands_choices_and_settings(tmp_path: Path, line:
 
 def test_what_is_completed_behind_a_command_is_what_it_takes() -> None:
     for command, words in cli.WORDS.items():
-        told = subprocess.run(
-            [sys.executable, "-m", "selfalign", command, "--help"], capture_output=True, text=True
-        ).stdout
+        actions = [[], *([word] for word in words if not word.startswith("--"))]
+        told = "".join(
+            subprocess.run(
+                [sys.executable, "-m", "selfalign", command, *action, "--help"], capture_output=True, text=True
+            ).stdout
+            for action in actions
+        )
         assert set(re.findall(r"--[a-z-]+", told)) - {"--help"} == {word for word in words if word.startswith("--")}
         assert all(word in told for word in words)
 

@@ -153,3 +153,27 @@ def test_a_broken_model_gives_nan_and_no_error(llama):
 def test_a_continuation_that_cannot_be_scored_is_named(engine, continuation):
     with pytest.raises(StageError, match="'bad'"):
         list(engine.score([ScoreRequest("bad", "w001", continuation)]))
+
+
+def test_when_memory_runs_out_requests_are_scored_in_smaller_parts_and_alike(llama, monkeypatch):
+    from selfalign.engines.forest import Forest
+
+    with HuggingFace(ModelSettings(str(llama))).open() as engine:
+        expected = scored(engine, mixed_requests())
+    real, parts = Forest.compute, []
+
+    def failing(self, ends, *more):
+        ends = list(ends)
+        parts.append(len(ends))
+        if len(ends) > 9:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return real(self, ends, *more)
+
+    monkeypatch.setattr(Forest, "compute", failing)
+    with HuggingFace(ModelSettings(str(llama))).open() as engine:
+        found = scored(engine, mixed_requests())
+    assert max(parts) > 9 and [one.id for one in found] == [one.id for one in expected]
+    assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-4)
+    monkeypatch.setattr(Forest, "compute", lambda *_: (_ for _ in ()).throw(MemoryError("none at all")))
+    with HuggingFace(ModelSettings(str(llama))).open() as engine, pytest.raises(StageError, match="none at all"):
+        list(engine.score(mixed_requests()))

@@ -164,13 +164,13 @@ def test_rows_never_take_more_memory_than_they_may_and_come_out_the_same(llama, 
     assert all(size <= columns or count == 1 for count, size in most)
 
 
-@pytest.mark.parametrize("broken", ["step", "compute"])
+@pytest.mark.parametrize("broken", ["step", "compute", "fill", "resize"])
 def test_when_memory_runs_out_half_as_many_rows_go_on_and_nothing_changes(llama, monkeypatch, caplog, broken):
     from selfalign.engines.forest import Forest
 
     with opened(llama, batch_size=16) as engine:
         expected = written(engine, uneven())
-    place = Slots if broken == "step" else Forest
+    place = Forest if broken == "compute" else Slots
     real, calls = getattr(place, broken), []
 
     def failing(self, *given, **named):
@@ -192,7 +192,7 @@ def test_memory_that_does_not_suffice_for_one_row_is_an_error_with_a_remedy(llam
     monkeypatch.setattr(Slots, "step", failing)
     with (
         opened(llama, batch_size=4) as engine,
-        pytest.raises(StageError, match=r"one row.*not even this.*smaller model"),
+        pytest.raises(StageError, match=r"one request.*not even this.*smaller model"),
     ):
         list(engine.generate(uneven()))
 
