@@ -171,11 +171,13 @@ def generating() -> dict[str, Stage | Node]:
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Digest of every published file but the manifests, whose times differ."""
+    """Digest of every published file but those that hold times."""
     return {
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.rglob("*"))
-        if path.is_file() and path.name != "manifest.json" and not path.relative_to(store).parts[0].startswith(".")
+        if path.is_file()
+        and path.name not in ("manifest.json", "speed.jsonl")
+        and not path.relative_to(store).parts[0].startswith(".")
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from selfalign import jsonl
+from tests.contract.test_every_stage import contents
 from tests.factories import script_rows
 
 pytestmark = pytest.mark.slow
@@ -36,17 +36,6 @@ def start(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "selfalign", "run", *arguments]
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(command, cwd=folder, env=env, stderr=log, stdout=log, start_new_session=True)
-
-
-def contents(store: Path) -> dict[str, str]:
-    """Digest of every published file but those that hold times."""
-    return {
-        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(store.rglob("*"))
-        if path.is_file()
-        and path.name not in ("manifest.json", "speed.jsonl")
-        and not path.relative_to(store).parts[0].startswith(".")
-    }
 
 
 def manifests(store: Path) -> dict[str, dict[str, object]]:
