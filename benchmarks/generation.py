@@ -174,7 +174,12 @@ def run(part: str, contest: Contest, rounds: int) -> None:
         }
         # A named start is kept from call to call: what is left is what every batch but a stage's first pays.
         contest.ours(behind[:1], contest.engine)
-        table({name: (4 if "four" in name else 1) * rows * new for name in work}, alternate(work, rounds))
+        seconds = alternate(work, rounds)
+        table({name: (4 if "four" in name else 1) * rows * new for name in work}, seconds)
+        four, four_bare, one, one_bare = (seconds[name] for name in work)
+        print(
+            f"of the rate without a prefix: {one_bare / one:.2f} for one batch, {four_bare / four:.2f} for four times the rows"
+        )
     elif part == "lengths":
         budgets = list(lognormal_budgets(4 * rows, seed=3))
         uneven = contest.requests(4 * rows, contest.prefix, budgets)
