@@ -18,7 +18,8 @@ def of_share(value: float, stderr: float | None, n: int) -> tuple[float, float]:
     size = 1 + spread / stderr**2 if stderr and spread > 0 else float(n)
     middle = (value + Z**2 / (2 * size)) / (1 + Z**2 / size)
     half = Z / (1 + Z**2 / size) * math.sqrt(spread / size + Z**2 / (4 * size**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Of all wrong and of all right, rounding would leave the end a little on the other side.
+    return max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half))
 
 
 def of_mean(value: float, stderr: float | None, n: int) -> tuple[float, float] | None:

@@ -103,7 +103,8 @@ def test_the_card_and_every_review_reach_wandb_once_in_the_group_of_the_run(done
 
 def test_a_judge_that_goes_by_position_leaves_no_number_anywhere(done, judge, capsys):
     _, run = done
-    assert judge([{"text": "9 4\nThe first."}], "tracking.tables_max_rows=3") == 0
+    by_place = [one | {"text": one["text"].replace("4 9", "9 5")} for one in short_wins()]
+    assert judge(by_place, "tracking.tables_max_rows=3") == 0
     assert "Invalid: the winner changes with the order" in capsys.readouterr().out
     node = json.loads((run / "manifest.json").read_text())["nodes"]["judged_base_others"]
     assert {node["metrics"][name] for name in ("wins", "ties", "losses", "win_rate")} == {None}
