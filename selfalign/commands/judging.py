@@ -192,7 +192,12 @@ def _opponent(against: str, runs: Path) -> tuple[Path, str]:
     if Path(against).is_file():
         return Path(against), Path(against).stem.removeprefix("answer_")
     name, _, subject = against.partition(":")
-    folder = resolve_run(name, runs)
+    try:
+        folder = resolve_run(name, runs)
+    except SelfAlignError as error:
+        raise DataError(
+            f"--against: expected a file of answers or RUN:SUBJECT, found no file '{against}'; {error}"
+        ) from None
     subject, path = _items(folder, subject)
     return path, f"{folder.name}_{subject}"
 

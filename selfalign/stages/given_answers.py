@@ -132,7 +132,7 @@ class GivenAnswers:
             return
         keys = KEYS[self.format]
         for number, row in enumerate(_read(Path(self.file)), start=1):
-            fields = [row.get(key) for key in keys] if isinstance(row, dict) else [None] * len(keys)
+            fields: list[Any] = [row.get(key) for key in keys] if isinstance(row, dict) else [None] * len(keys)
             fields[1] = "" if fields[1] is None else fields[1]
             if not all(isinstance(value, str) for value in fields):
                 raise DataError(f"{self.file}: row {number}: {self._misfit(row)}")

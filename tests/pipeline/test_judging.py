@@ -119,5 +119,7 @@ def test_tracking_can_be_left_out_and_wrong_settings_of_it_are_found_before_the_
     before = len(list(run.glob("wandb/offline-run-*")))
     assert judge([{"text": "5 6\nHm."}], "tracking=none") == 0
     assert len(list(run.glob("wandb/offline-run-*"))) == before
+    assert judge([{"text": "6 7\nHm."}], "--against", "none.jsonl") == 1
+    assert "expected a file of answers or RUN:SUBJECT, found no file 'none.jsonl'" in capsys.readouterr().err
     assert judge([{"text": "6 7\nHm."}], "tracking.project=a/b") == 2
     assert "tracking: project: expected a name without any of" in capsys.readouterr().err
