@@ -63,7 +63,7 @@ class Check:
 def check(outcomes: Sequence[Outcome], truncated: int = 0) -> Check:
     """What is to be known about some outcomes of one protocol."""
     several = [outcome for outcome in outcomes if len(outcome.shown) > 1]
-    # A tie of all has no position.
+    # An item with a broken number has no choice.
     ((best, count),) = Counter(outcome.best for outcome in several).most_common(1) or [((), 0)]
     letters = [outcome.logprobs for outcome in outcomes if outcome.protocol in LETTERS and outcome.scores]
     return Check(
