@@ -14,12 +14,14 @@ from typing import Any
 from selfalign import arms, cost
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store
+from selfalign.commands import linting
 from selfalign.commands.arguments import add_overrides, composed, new_parser
 from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count
 from selfalign.errors import ConfigError, unknown
 from selfalign.experiment import Experiment
 from selfalign.pipeline import Memo, Planned
 from selfalign.pipeline import plan as plan_pipeline
+from selfalign.prompts.lint import lint, sentences
 from selfalign.runner import resolve_run, run_folder
 
 
@@ -56,6 +58,8 @@ def plan(arguments: list[str]) -> int:
         by = counted.setdefault(one.model, _Counted(count, Memo()))
         of_run = _print_run(one, planned, by, pilot, memo, is_whole=not missing)
         totals[one.plan, _parameters(one), _BYTES[one.model.dtype]] += of_run
+    for line in [] if missing else linting.lines(dict(zip(arms.labels(jobs), runs, strict=True)), memo):
+        print(line)
     for (settings, parameters, size), seconds in totals.items():
         for line in cost.total(seconds, settings, parameters, size):
             print(line)
@@ -192,10 +196,15 @@ def prompt(arguments: list[str]) -> int:
     parser.add_argument(
         "--diff", action="store_true", help="show what the overrides of principles and exemplars change, line by line"
     )
+    parser.add_argument(
+        "--against", nargs="*", metavar="KEY=VALUE", default=None,
+        help="settings of another prompt to compare with, line by line, instead of what is left without those of principles and "
+        "exemplars; stands last",
+    )  # fmt: skip
     given = parser.parse_intermixed_args(arguments)
     one = composed(given.overrides)
     texts = _previews(one, given.stage, given.question)
-    if not given.diff:
+    if not given.diff and given.against is None:
         for label, text in texts.items():
             # A file that one prompt is written to holds that prompt and not a byte more.
             print(text, end="\n" if sys.stdout.isatty() or len(texts) > 1 else "", flush=True)
@@ -204,13 +213,16 @@ def prompt(arguments: list[str]) -> int:
             )
         return 0
     rest = [text for text in given.overrides if not text.lstrip("+~").startswith(("principles", "exemplars"))]
-    whole = composed(rest)
+    whole = composed(rest if given.against is None else given.against)
     for label, before in _previews(whole, given.stage, given.question).items():
-        after = texts[label]
+        after = texts.get(label, "")
         for line in difflib.unified_diff(before.split("\n"), after.split("\n"), "before", "after", lineterm="", n=1):
             print(line)
         tokens = [one.engine.count_tokens(text) for text in (before, after)]
         print(f"\n[{label}: {tokens[0]:,} -> {tokens[1]:,} tokens ({tokens[1] - tokens[0]:+,})]", file=sys.stderr)
+    rules, exemplars = one.self_align.arm()[1:3]
+    for sentence in sentences(lint(rules, exemplars)):
+        print(f"[{sentence}]", file=sys.stderr)
     return 0
 
 

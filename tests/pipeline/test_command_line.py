@@ -95,6 +95,11 @@ def test_plan_why_show_report_and_prompt_look_without_computing(done: tuple[Path
     assert report.returncode == 0 and (folder / "page.html").stat().st_size > 10_000
     prompt = selfalign(folder, "prompt", *SMALL, "principles.drop=[helpful]", "--diff")
     assert prompt.returncode == 0 and "-3 (helpful)." in prompt.stdout and "tokens" in prompt.stderr
+    assert "no exemplar shows: ethical" in prompt.stderr
+    other = selfalign(
+        folder, "prompt", *SMALL, "principles.drop=[helpful]", "--against", "principles.order=['...',candor]"
+    )
+    assert "-16 (candor)." in other.stdout and "+6 (candor)." in other.stdout and "-3 (helpful)." in other.stdout
     assert Path(selfalign(folder, "tasks").stdout.strip()).is_dir()
 
 
