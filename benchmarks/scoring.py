@@ -1,12 +1,12 @@
 """Log-probabilities of continuations: `engine=huggingface` against lm-eval's own HFLM, in one process.
 
-    python benchmarks/scoring.py [--parts prefix truthfulqa suite] [--rounds 3] [--data DIR] [--model DIR] [--items N]
+    python benchmarks/scoring.py [--parts prefix truthfulqa suite] [--rounds 3] [--data DIR] [--model DIR] [--share 1]
 
 - prefix      300 requests behind 1,700 tokens that they all begin with, on a random Llama of 5 million parameters.
 - truthfulqa  TruthfulQA's multiple choice on its ordinary prompts: six worked questions, then the question, then each of its
               true and false answers. Needs the official data (--data, or SELFALIGN_DATA) and takes a model folder (--model).
 - suite       what a run with evaluation=paper asks about TruthfulQA and HHH: every pair of every protocol in the chat layout, task
-              by task, through the class that lm-eval drives (its files included), of all items or a seeded sample (--items).
+              by task, through the class that lm-eval drives (its files included), of all items or a seeded share (--share).
 
 Both sides get the same contexts and continuations; HFLM has batches of 32. A model whose tokens span the border of both (a
 tokenizer that joins `:` with what follows) cannot be compared: lm-eval and selfalign cut there otherwise. One thread,
@@ -62,14 +62,15 @@ def _answers(row: dict[str, str]) -> list[str]:
     return [one for name in ("Correct Answers", "Incorrect Answers") for one in row[name].split(";") if one.strip()]
 
 
-def suite(data: Path, items: int) -> dict[str, list[Pair]]:
-    """What is asked about the items of both tasks; of each, `items` that a seed chooses (0: all)."""
+def suite(data: Path, share: float) -> dict[str, list[Pair]]:
+    """What is asked about the items of both tasks, or about a share of each that a seed chooses."""
     found = {}
     for task in (catalogue()[name] for name in ("truthfulqa_mc", "hhh_alignment")):
-        chosen = choose(load(task, str(data)), items, 0)
+        items = load(task, str(data))
+        chosen = choose(items, round(share * len(items)), 0)
         exams = [EXAMS[name] for name in task.protocols]
         found[task.name] = [pair for item in chosen for exam in exams for pair in exam.pairs(default_chat(), item)]
-        print(f"{task.name}: {len(chosen)} items, {len(found[task.name])} requests")
+        print(f"{task.name}: {len(chosen)} of {len(items)} items, {len(found[task.name])} requests")
     return found
 
 
@@ -135,9 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=os.environ.get("SELFALIGN_DATA"))
     parser.add_argument("--questions", type=int, default=817, help="of TruthfulQA: the first so many")
-    parser.add_argument(
-        "--items", type=int, default=0, help="of each task of the suite: a seeded sample (default: all)"
-    )
+    parser.add_argument("--share", type=float, default=1.0, help="of each task's items in the suite, chosen by a seed")
     parser.add_argument("--model", type=Path, help="a model folder for the data (default: the random model)")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -160,7 +159,7 @@ def main() -> None:
             if part == "truthfulqa":
                 compare(model, {part: truthfulqa(data, given.questions)}, given.rounds)
             else:
-                compare(model, suite(data, given.items), given.rounds, by_lm=True)
+                compare(model, suite(data, given.share), given.rounds, by_lm=True)
 
 
 if __name__ == "__main__":
