@@ -73,7 +73,7 @@ class EngineLM:
                 for result in results
             ]
 
-        # What begins alike comes together: the candidates of a question share it, and an engine computes it once for all of a chunk.
+        # What begins alike comes together: an engine computes the question once for all candidates in a chunk.
         self._fill(self._scored, sorted(keyed, key=lambda key: keyed[key]), compute)
         rows = [self._scored.rows[self._key(*request.args)] for request in requests]
         return [(float(row["logprob"]), row["is_greedy"]) for row in rows]
