@@ -32,6 +32,7 @@ from selfalign.evaluation.protocols import EXAMS, Chat
 from selfalign.pipeline import Memo, Node
 from selfalign.stages.contamination import Contamination
 from selfalign.stages.engrave import Engrave
+from selfalign.stages.engraving_gap import STUDENTS, EngravingGap
 from selfalign.stages.evaluate import Evaluate
 from selfalign.stages.merge import Merge
 from selfalign.stages.parity import Parity
@@ -199,6 +200,8 @@ class _Estimate:
             case Engrave():
                 long = name == "cloned"
                 return self._engrave(stage, kept, self.long_answer_tokens if long else self.answer_tokens)
+            case EngravingGap():
+                return self._engraving_gap(stage, kept)
             case Evaluate():
                 return self._evaluate(stage)
             case Merge():
@@ -308,6 +311,15 @@ class _Estimate:
             trained_tokens=tokens,
             operations_per_trained_token=6.0 if self.recompute else 4.0,
         )
+
+    def _engraving_gap(self, stage: EngravingGap, kept: Mapping[str, int]) -> Cost:
+        rows = min(2 * stage.settings.samples, kept["responses"])
+        bare = 1 + sum(name in kept for name in STUDENTS)
+        stem = self.memo("stem", (stage.writer,), lambda: self.count(stage.writer.arm()[3]))
+        thoughts = ceil(stage.writer.thoughts_tokens * self.expected.budget_used)
+        read = (1 + bare) * (self._question + ceil(self.answer_tokens)) + thoughts
+        # What all prompts begin with is read once, whatever the batches.
+        return Cost(kept=rows, requests=(1 + bare) * rows, prompt_tokens=stem + rows * read)
 
     def _evaluate(self, stage: Evaluate) -> Cost:
         settings = stage.settings

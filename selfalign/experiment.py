@@ -29,6 +29,7 @@ from selfalign.prompts import Assistant
 from selfalign.stages.base import Context
 from selfalign.stages.contamination import Contaminated, Contamination, ContaminationSettings
 from selfalign.stages.engrave import Engrave
+from selfalign.stages.engraving_gap import EngravingGap, GapSettings
 from selfalign.stages.evaluate import SUBJECTS, Evaluate
 from selfalign.stages.merge import Merge
 from selfalign.stages.parity import Parity
@@ -61,6 +62,8 @@ class Stages:
     """Stage 4: long answers of the engraved model, and a second LoRA training on them."""
     evaluate: bool = True
     """Scores of every model that the run has."""
+    engraving_gap: bool = True
+    """How much of the prompted behaviour engraving put into the weights, where stage 3 runs."""
     pretrain: bool = False
     """Calf, the embedded base model, trained from nothing."""
     follow_first: bool = False
@@ -117,6 +120,8 @@ class Experiment:
     """Stage 4, generation."""
     verbose_engrave: Engrave = field(default_factory=Engrave)
     """Stage 4, training."""
+    engraving_gap: GapSettings = field(default_factory=GapSettings)
+    """Which responses the engraving gap is measured on."""
     pretrain: Pretrain = field(default_factory=Pretrain)
     """Pretraining of the embedded base model."""
     parity: bool = True
@@ -177,6 +182,10 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         start = {"adapter": "engraved"} if experiment.stages.follow_first else {}
         inputs = {"responses": "verbose_responses", **start, **_role(parity)}
         nodes |= {**parity, "cloned": Node(experiment.verbose_engrave, inputs)}
+    if experiment.stages.engrave and experiment.stages.engraving_gap:
+        students = {"engraved": "engraved", **({"cloned": "cloned"} if experiment.stages.verbose_clone else {})}
+        inputs = {"prompts": asked, "responses": _answers_node(experiment.stages), **students}
+        nodes["engraving_gap"] = Node(EngravingGap(experiment.engraving_gap, experiment.self_align), inputs)
     if experiment.stages.evaluate:
         nodes |= _evaluations(experiment)
     return nodes
@@ -409,6 +418,6 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
         )
     if on.follow_first and not on.verbose_clone:
         found.append("stages.follow_first: it concerns verbose_clone, which is off; switch both on or both off")
-    if not any(getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit")):
+    if not any(getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit", "engraving_gap")):
         found.append("stages: every stage is off, so there is nothing to do; switch one on")
     return found

@@ -28,7 +28,7 @@ from selfalign.pipeline import Node, NodeResult, run
 
 SWEEP = "sweep.json"
 """The file that makes a folder a sweep's (`selfalign.sweep`)."""
-TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "scores.jsonl")
+TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "gaps.jsonl", "scores.jsonl")
 """Files of an artifact that go to the tracker as tables."""
 
 

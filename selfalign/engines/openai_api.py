@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from selfalign.engines.adapters import not_opened
 from selfalign.engines.base import Completion, GenerateRequest, Load, Sampling, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
@@ -139,8 +140,10 @@ class OpenAIApi:
         return self.model.context_length if self._is_chat else model_context_length(self.model, weights=False)
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[OpenAIApiEngine | ChatEngine]:
-        """The served model, or the served LoRA adapter of a folder; one token is asked for, to see that all is well. A chat
+    def open(
+        self, adapter: Path | None = None, more: Sequence[Path] = ()
+    ) -> Iterator[OpenAIApiEngine | ChatEngine]:
+        """The served model, or the served LoRA adapter of a folder, whose base cannot be looked at from here; one token is asked for, to see that all is well. A chat
         model is asked nothing here: some take no budget of one token.
 
         Raises ConfigError listing every problem of the settings, and for an adapter with `endpoint=chat`; DataError for a folder
@@ -150,27 +153,26 @@ class OpenAIApi:
         problems = self.problems()
         if problems:
             raise ConfigError(problems)
-        if adapter is not None and self._is_chat:
-            # The server would put its own chat template around the prompts that the adapter was trained on.
-            raise ConfigError(
-                [
-                    f"engine.endpoint: expected completions for an adapter, found chat and {adapter}; set "
-                    "engine.endpoint=completions, or leave out the stages that train"
-                ]
-            )
-        if adapter is not None:
-            check_adapter(adapter)
+        every = [one for one in (adapter, *more) if one is not None]
+        if every and self._is_chat:
+            raise _no_adapter_in_chat(every[0])
+        for one in every:
+            check_adapter(one)
         from selfalign.engines.http import Connection, connected
 
         connection = Connection(
             self.base_url.rstrip("/"), self.key_variable, self.concurrency, self.timeout_s, self.retries
         )
         with connected(connection) as server:
-            name, window = self._name(server, adapter), self.context_length()
+            name, window = self._name(server, None), self.context_length()
             if self._is_chat:
                 yield ChatEngine(server, name, context_length=window, group_size=self.batch_size)
                 return
-            engine = OpenAIApiEngine(server, name, self._folder(), context_length=window, group_size=self.batch_size)
+            names = {one.resolve(): self._name(server, one) for one in every}
+            engine = OpenAIApiEngine(
+                server, name, self._folder(), names, context_length=window, group_size=self.batch_size
+            )
+            engine.swap(adapter)
             engine.check_tokenizer()
             yield engine
 
@@ -198,6 +200,16 @@ class OpenAIApi:
                 "(`selfalign serve-command RUN` has all adapters of a run in one command)"
             )
         return name
+
+
+def _no_adapter_in_chat(adapter: Path) -> ConfigError:
+    # The server would put its own chat template around the prompts that the adapter was trained on.
+    return ConfigError(
+        [
+            f"engine.endpoint: expected completions for an adapter, found chat and {adapter}; set "
+            "engine.endpoint=completions, or leave out the stages that train"
+        ]
+    )
 
 
 def estimated_tokens(text: str) -> int:
@@ -243,9 +255,14 @@ def _only(listed: Sequence[Mapping[str, Any]], url: str) -> str:
 class OpenAIApiEngine:
     """A served model: obtained from `OpenAIApi.open`."""
 
-    def __init__(self, server: Server, model: str, folder: Path, *, context_length: int, group_size: int = 256) -> None:
+    def __init__(
+        self, server: Server, model: str, folder: Path, adapters: Mapping[Path, str] | None = None, *,
+        context_length: int, group_size: int = 256,
+    ) -> None:  # fmt: skip
         self.context_length = context_length
         self.group_size = group_size
+        self._base = model
+        self._adapters = adapters or {}
         self.served_model = model
         """The name that requests go to: the base model's or an adapter's."""
         self._server = server
@@ -255,6 +272,14 @@ class OpenAIApiEngine:
         self._first = first_token(model_config(folder).get("bos_token_id"), self._tokenizer, special, ends)
         self._desk = Desk(self._tokenizer, Vocabulary(self._tokenizer, ends), self._first, context_length)
         self._says_why = True
+
+    def swap(self, adapter: Path | None) -> None:
+        """Send further requests to another served adapter, or to the base model. Raises StageError for an adapter that the
+        engine was not opened with."""
+        place = adapter.resolve() if adapter is not None else None
+        if place is not None and place not in self._adapters:
+            raise not_opened(place, list(self._adapters))
+        self.served_model = self._adapters[place] if place is not None else self._base
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by the local tokenizer."""
@@ -401,6 +426,11 @@ class ChatEngine:
         """The name that requests go to."""
         self._server = server
         self._budget = "max_tokens"
+
+    def swap(self, adapter: Path | None) -> None:
+        """Nothing to do for the base model. Raises ConfigError for an adapter."""
+        if adapter is not None:
+            raise _no_adapter_in_chat(adapter)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by `estimated_tokens`."""

@@ -20,7 +20,7 @@ from selfalign.identity import canonical
 
 FOLDER = Path(selfalign.engines.__file__).parent
 PARTS = {
-    "__init__", "attention", "base", "forest", "generation", "http", "memory", "model", "penalties", "pieces", "plain",
+    "__init__", "adapters", "attention", "base", "forest", "generation", "http", "memory", "model", "penalties", "pieces", "plain",
     "prefix_tree", "rows", "sampling", "scoring", "serving", "slots", "tokens",
 }  # fmt: skip
 """Files of that folder that are no engine."""
