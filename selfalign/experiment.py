@@ -418,6 +418,8 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
         )
     if on.follow_first and not on.verbose_clone:
         found.append("stages.follow_first: it concerns verbose_clone, which is off; switch both on or both off")
-    if not any(getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit", "engraving_gap")):
+    if not any(
+        getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit", "engraving_gap")
+    ):
         found.append("stages: every stage is off, so there is nothing to do; switch one on")
     return found

@@ -45,7 +45,7 @@ def judge(arguments: list[str]) -> int:
         "--against", default="", metavar="WHAT", help="file of answers (FastChat's, or items.jsonl), or RUN:SUBJECT"
     )
     parser.add_argument("--rubric", default="", metavar="IDS",
-                        help="instead of comparing: does each answer follow these principles? `all` for the run's, or ids with commas")  # fmt: skip
+                        help="instead of comparing: hold answers against these principles (`all`, or ids with commas)")  # fmt: skip
     parser.add_argument("--questions", default="", metavar="FILE", help="question file (default: the run's)")
     parser.add_argument("--prompt", default="", metavar="FILE", help="a prompt of your own for the judge")
     parser.add_argument("--one-order", action="store_true", help="show each pair once, the run's answer first")
@@ -66,7 +66,8 @@ def judge(arguments: list[str]) -> int:
         return _read(given)
     if not given.run or bool(given.against) == bool(given.rubric) or not given.overrides:
         parser.error(
-            "expected RUN, either --against WHAT or --rubric IDS, and the judge's settings (engine=..., model=...), or --reviews FILE"
+            "expected RUN, either --against WHAT or --rubric IDS, and the judge's settings (engine=..., model=...), or "
+            "--reviews FILE"
         )
     if given.rubric:
         folder = resolve_run(given.run, Path(given.runs))

@@ -22,7 +22,15 @@ from selfalign.errors import SelfAlignError, unknown
 from selfalign.runner import resolve_run
 
 ROW_FILES = (
-    *("critiques.jsonl", "responses.jsonl", "prompts.jsonl", "matches.jsonl", "gaps.jsonl", "verdicts.jsonl", "items.jsonl"),
+    *(
+        "critiques.jsonl",
+        "responses.jsonl",
+        "prompts.jsonl",
+        "matches.jsonl",
+        "gaps.jsonl",
+        "verdicts.jsonl",
+        "items.jsonl",
+    ),
     "metrics.jsonl",
 )
 """What `show` takes for the rows of a stage: the first of these that it has."""

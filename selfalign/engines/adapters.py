@@ -65,5 +65,6 @@ def not_opened(adapter: Path, opened: Sequence[Path]) -> StageError:
     """The error for an adapter that an engine was not opened with."""
     there = ", ".join(map(str, opened)) or "none"
     return StageError(
-        f"expected one of the adapters that the engine was opened with ({there}), found {adapter}; name it when the engine is opened"
+        f"expected one of the adapters that the engine was opened with ({there}), found {adapter}; name it when the engine is "
+        "opened"
     )

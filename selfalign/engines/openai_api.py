@@ -140,11 +140,9 @@ class OpenAIApi:
         return self.model.context_length if self._is_chat else model_context_length(self.model, weights=False)
 
     @contextlib.contextmanager
-    def open(
-        self, adapter: Path | None = None, more: Sequence[Path] = ()
-    ) -> Iterator[OpenAIApiEngine | ChatEngine]:
-        """The served model, or the served LoRA adapter of a folder, whose base cannot be looked at from here; one token is asked for, to see that all is well. A chat
-        model is asked nothing here: some take no budget of one token.
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[OpenAIApiEngine | ChatEngine]:
+        """The served model, or the served LoRA adapter of a folder, whose base cannot be looked at from here; one token is asked
+        for, to see that all is well. A chat model is asked nothing here: some take no budget of one token.
 
         Raises ConfigError listing every problem of the settings, and for an adapter with `endpoint=chat`; DataError for a folder
         that holds no adapter; and StageError for a server that does not answer, that does not list what is wanted (with the

@@ -40,7 +40,8 @@ def evaluate(
 ) -> list[Score]:
     """Score one model on the tasks of the settings; writes `scores.jsonl` and `items.jsonl`, and returns the scores.
 
-    `oracle`, where the questions are of a world that is known, tells which principles the generated answers follow. `subject` names the model in the scores. `out` also holds what was computed so far: after a crash, call again with
+    `oracle`, where the questions are of a world that is known, tells which principles the generated answers follow.
+    `subject` names the model in the scores. `out` also holds what was computed so far: after a crash, call again with
     the same arguments and the finished part is not computed again. Another model needs another folder.
 
     Raises ConfigError where `problems` finds any, StageError where a question does not fit the model's context.

@@ -105,9 +105,7 @@ def broken(rows: Sequence[Mapping[str, Any]]) -> str:
     if not verdicts or unread > MAX_UNREAD * len(rows):
         return f"{unread} of {len(rows)} judgements have no verdict that can be read"
     if len(verdicts) > 1 and len(set(verdicts)) == 1:
-        return (
-            f"every verdict is '{verdicts[0]}': the judge does not look at the answers, or too few answers and rules were judged"
-        )
+        return f"every verdict is '{verdicts[0]}': the judge does not look at the answers, or too few answers and rules were judged"
     return ""
 
 

@@ -19,11 +19,11 @@ from selfalign.report.sheet import Sheet
 HEAD = ("model", "responses", "n", "gap, nats", "nats a token", "share closed")
 SPLIT_NAMES = {gap.TRAINED: "trained on", gap.HELD_OUT: "held out"}
 ABOUT = (
-    "A response's gap is its log-probability for its writer (the base behind rules, exemplars and its own thoughts) minus that for a "
-    "model that sees the question alone. The bare base's gap is what there was to engrave, the share closed is what of it training "
-    "took over, 1 being all. Thoughts, which no student has, tell part of an answer, so that all of it is out of reach. Trained on "
-    "and held out are said of the engraving; the cloned model was trained on other answers to these prompts. ± is one standard error "
-    "over responses."
+    "A response's gap is its log-probability for its writer (the base behind rules, exemplars and its own thoughts) minus "
+    "that for a model that sees the question alone. The bare base's gap is what there was to engrave, the share closed is "
+    "what of it training took over, 1 being all. Thoughts, which no student has, tell part of an answer, so that all of it "
+    "is out of reach. Trained on and held out are said of the engraving; the cloned model was trained on other answers to "
+    "these prompts. ± is one standard error over responses."
 )
 
 
@@ -95,7 +95,12 @@ def _whole(rows: Sequence[Mapping[str, Any]]) -> Table:
                 note = with_error(one.per_token, one.per_token_error)
                 effects.append(
                     figures.Effect(
-                        f"{model}, {name}", one.per_token, one.per_token - half, one.per_token + half, f"s-{model}", note
+                        f"{model}, {name}",
+                        one.per_token,
+                        one.per_token - half,
+                        one.per_token + half,
+                        f"s-{model}",
+                        note,
                     )
                 )
     plot = figures.forest(effects, x_label="gap in nats a token, with 1.96 standard errors", title="Engraving gap")

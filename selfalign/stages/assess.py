@@ -1,7 +1,7 @@
 """Assessing: a judge says of each answer to an open question and each principle whether the answer follows it.
 
-Source: ours, for the claim of Sun et al. 2023 that the principles govern the answers, which the paper shows in examples; the judge's
-side as in the stage `judge`.
+Source: ours, for the claim of Sun et al. 2023 that the principles govern the answers, which the paper shows in examples; the
+judge's side as in the stage `judge`.
 """
 
 from __future__ import annotations
@@ -147,6 +147,4 @@ class Assess:
         jsonl.write(out / VERDICTS, rows)
         unread = rubric.count(rows, "")
         dropped = {rubric.NO_VERDICT: unread} if unread else {}
-        return Outcome(
-            rows_in=len(rows), kept=len(rows) - unread, dropped=dropped, metrics=rubric.metrics(rows)
-        )
+        return Outcome(rows_in=len(rows), kept=len(rows) - unread, dropped=dropped, metrics=rubric.metrics(rows))

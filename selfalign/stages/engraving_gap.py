@@ -70,8 +70,8 @@ class EngravingGap:
         ]
 
     def unfit(self, context: Context) -> str:
-        """The writer's prompt and its completion do not fit."""
-        return self.writer.unfit(context)
+        """Nothing: what is scored fitted when it was written."""
+        return ""
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
         """Write `scores_<model>.jsonl` (raw) and `gaps.jsonl` (a row a response, kept or dropped)."""
@@ -145,7 +145,11 @@ class EngravingGap:
         for response, question in responses:
             thoughts, _, answer = response.raw.partition(marker)
             # It wrote under its codename, which was replaced behind it.
-            text = response.text.replace(self.writer.assistant.name, speaker.name) if self.writer.codename else response.text
+            text = (
+                response.text.replace(self.writer.assistant.name, speaker.name)
+                if self.writer.codename
+                else response.text
+            )
             space = answer[: len(answer) - len(answer.lstrip())]
             prompt = prompts.self_align_prompt(stem, layout, speaker, question)
             found.append(ScoreRequest(response.id, f"{prompt}{thoughts}{marker}", space + text, shared=stem))

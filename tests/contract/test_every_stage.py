@@ -74,6 +74,9 @@ def test_all_stages_are_found() -> None:
         "evaluate",
         "parity",
         "pretrain",
+        "engraving_gap",
+        "judge",
+        "assess",
     }
 
 

@@ -47,7 +47,7 @@ def test_a_run_folder_can_be_read_by_a_person(done: tuple[Path, Path]) -> None:
     assert {"config.yaml", "manifest.json", "scores.jsonl", "report.html", "stages", "wandb"} <= names
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "done" and {node["status"] for node in manifest["nodes"].values()} == {"computed"}
-    assert len(manifest["nodes"]) == 12
+    assert len(manifest["nodes"]) == 13
     assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 0
     assert (run / "stages" / "responses" / "responses.jsonl").is_file()
     assert (run / "stages" / "cloned" / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""Laws of `judge --rubric`: the run's own principles, dropped ones too; the verdicts become a node of the run and part of its report."""
+"""Laws of `judge --rubric`: a run's own principles, dropped ones too; verdicts become a node of it and part of its report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ def test_all_principles_of_the_run_are_judged_and_the_dropped_one_stands_out(
 ) -> None:
     assert commands.judge([str(run), "--rubric", "all", "--price", "2", "8", *judge]) == 0
     out = capsys.readouterr().out
-    lines = {line.split()[0]: line.split()[1:3] for line in out.splitlines() if line.split()[:1] in [[name] for name in RULES]}
+    lines = {
+        line.split()[0]: line.split()[1:3]
+        for line in out.splitlines()
+        if line.split()[:1] in [[name] for name in RULES]
+    }
     assert set(lines) == set(RULES)
     assert lines["candor"] == ["5", "0.000"] and lines["helpful"] == ["5", "1.000"] and "cost: 0.0" in out
     manifest = json.loads((run / "manifest.json").read_text())

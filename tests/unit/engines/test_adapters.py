@@ -107,13 +107,17 @@ def test_the_base_is_loaded_once_whatever_is_swapped(llama: Path, adapters, monk
 
     loads = []
     monkeypatch.setattr(huggingface, "load_model", lambda settings: loads.append(settings) or load_model(settings))
-    with HuggingFace(ModelSettings(str(llama))).open(None, [folder for folder in adapters.values() if folder]) as engine:
+    with HuggingFace(ModelSettings(str(llama))).open(
+        None, [folder for folder in adapters.values() if folder]
+    ) as engine:
         for folder in (*adapters.values(), *adapters.values()):
             engine.swap(folder)
     assert len(loads) == 1
 
 
-def test_an_adapter_of_another_base_is_refused_and_one_that_does_not_say_is_not(llama: Path, adapters, tmp_path) -> None:
+def test_an_adapter_of_another_base_is_refused_and_one_that_does_not_say_is_not(
+    llama: Path, adapters, tmp_path
+) -> None:
     import shutil
 
     folder = tmp_path / "adapter"
@@ -130,9 +134,9 @@ def test_an_adapter_of_another_base_is_refused_and_one_that_does_not_say_is_not(
 
 def test_an_adapter_that_was_not_named_at_the_start_is_refused(llama: Path, adapters) -> None:
     for more in ([], [adapters["one"]]):
-        with HuggingFace(ModelSettings(str(llama))).open(None, more) as engine:
-            with pytest.raises(StageError, match="name it when the engine is opened"):
-                engine.swap(adapters["two"])
+        opened = HuggingFace(ModelSettings(str(llama))).open(None, more)
+        with opened as engine, pytest.raises(StageError, match="name it when the engine is opened"):
+            engine.swap(adapters["two"])
 
 
 def test_no_swap_comes_between_the_results_of_a_call(llama: Path, adapters) -> None:

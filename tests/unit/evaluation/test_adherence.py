@@ -14,7 +14,14 @@ from selfalign.evaluation.scores import adherence_rows, item_values, scores_of
 
 
 def answer(item: str, question: str, text: str) -> dict[str, Any]:
-    return {"task": "calf_questions", "protocol": "generate", "item": item, "category": "c", "question": question, "answer": text}
+    return {
+        "task": "calf_questions",
+        "protocol": "generate",
+        "item": item,
+        "category": "c",
+        "question": question,
+        "answer": text,
+    }
 
 
 def marks(question: str, text: str) -> Mapping[str, bool]:
@@ -22,7 +29,12 @@ def marks(question: str, text: str) -> Mapping[str, bool]:
     return {name: name in text.split() for name in question.split()}
 
 
-ROWS = [answer("a", "candor static", "candor"), answer("b", "candor", "nothing"), answer("c", "", "candor"), answer("d", "static", "static")]
+ROWS = [
+    answer("a", "candor static", "candor"),
+    answer("b", "candor", "nothing"),
+    answer("c", "", "candor"),
+    answer("d", "static", "static"),
+]
 
 
 def test_a_principle_s_score_is_over_the_questions_that_it_governs() -> None:
@@ -30,7 +42,9 @@ def test_a_principle_s_score_is_over_the_questions_that_it_governs() -> None:
     assert {name: (one.value, one.n) for name, one in found.items()} == {
         "all": (0.5, 3), "candor": (0.5, 2), "static": (0.5, 2),
     }  # fmt: skip
-    assert all((one.task, one.protocol, one.chance, one.valid) == ("adherence", "oracle", None, True) for one in found.values())
+    assert all(
+        (one.task, one.protocol, one.chance, one.valid) == ("adherence", "oracle", None, True) for one in found.values()
+    )
 
 
 def test_every_score_is_the_mean_of_its_items() -> None:

@@ -47,7 +47,8 @@ def test_the_error_of_the_share_is_that_of_samples_drawn_again() -> None:
         rows = []
         for number in range(n):
             size = draw.gauss(20, 6)
-            rows.append(row(number, -5.0, -5.0 - size, -5.0 - 0.25 * size - draw.gauss(0, 2)))
+            own = -5.0 - draw.random()
+            rows.append(row(number, own, own - size, own - 0.25 * size - draw.gauss(0, 2)))
         return gap.gap(rows, "engraved")
 
     found = [share(60) for _ in range(400)]
@@ -59,7 +60,7 @@ def test_the_error_of_the_share_is_that_of_samples_drawn_again() -> None:
 
 def test_no_share_is_counted_of_a_gap_that_is_not_there() -> None:
     draw = random.Random(1)
-    rows = [row(n, -5.0, -5.0 + draw.gauss(0, 1), -7.0 - n) for n in range(20)]
+    rows = [row(n, -5.0 - n, -5.0 - n + draw.gauss(0, 1), -7.0 - 2 * n) for n in range(20)]
     found = gap.gap(rows, "engraved")
     assert found.closed is None and found.closed_error is None and found.nats is not None
 

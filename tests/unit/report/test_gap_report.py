@@ -1,4 +1,4 @@
-"""Laws of the gap and of verdicts in reports: numbers are derived from the rows, splits are told apart, what is broken has a reason."""
+"""Laws of the gap and of verdicts in reports: numbers come from the rows, splits are told apart, what is broken has a reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from tests.unit.evaluation.test_rubric import said
 from tests.unit.report.run_folders import write_json, write_run
 
 
-def add_node(folder: Path, name: str, stage: str, file: str, rows: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+def add_node(
+    folder: Path, name: str, stage: str, file: str, rows: list[dict[str, Any]], metrics: dict[str, Any]
+) -> None:
     place = folder / "stages" / name
     place.mkdir(exist_ok=True)
     jsonl.write(place / file, rows)
@@ -37,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     """A run whose gap was measured on 20 responses, 6 of them held out, and whose answers were assessed."""
     made = write_run(tmp_path / "demo-12345678")
     rows = [
-        row(n, -2.0, -12.0 - n, -4.0 - n / 10, cited=["candor"] if n % 2 else ["helpful", "odd"],
+        row(n, -2.0 - n, -12.0 - 2 * n, -4.0 - 1.1 * n, cited=["candor"] if n % 2 else ["helpful", "odd"],
             source="red_team" if n % 3 else "self_instruct", split="trained" if n < 14 else "held_out")
         for n in range(20)
     ]  # fmt: skip
@@ -91,7 +93,9 @@ def test_verdicts_are_shown_by_principle_with_what_the_judge_cost(folder: Path) 
     (sheet,) = assessed([load_run(folder)])
     lines = {line[0]: line[1:] for line in sheet.rows}
     assert lines["candor"] == ("3", "0.667 ± 0.333", "2", "1", "1", "0") and lines["static"][2:] == ("0", "1", "2", "1")
-    assert "The judge read 72 tokens and wrote 16." in sheet.about and "rubric_engraved" in html.render([load_run(folder)])
+    assert "The judge read 72 tokens and wrote 16." in sheet.about and "rubric_engraved" in html.render(
+        [load_run(folder)]
+    )
 
 
 @pytest.mark.parametrize("node", ["engraving_gap", "rubric_engraved"])

@@ -1,4 +1,4 @@
-"""Laws of the engraving gap as a stage: what each model is shown, which responses are held out, and a crash that changes nothing."""
+"""Laws of the engraving gap as a stage: what each model is shown, which responses are held out, a crash changes nothing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def thinks(request: GenerateRequest) -> str:
     """Thoughts that cite by the prompt, and an answer of ten letters or more."""
     number = int(request.prompt.rsplit("otter ", 1)[1].split("?")[0])
     cited = "7 (candor)" if number % 2 else "3 (helpful), 9 (static)"
-    return f" A question. Rules that apply: {cited}.\n\nWillow: The otter of house {number} is well and likes its river."
+    return (
+        f" A question. Rules that apply: {cited}.\n\nWillow: The otter of house {number} is well and likes its river."
+    )
 
 
 def model_of(engine: ScriptedEngine, request: ScoreRequest) -> str:
@@ -119,8 +121,12 @@ def test_the_writer_is_shown_all_that_it_saw_and_the_students_the_prompt_they_we
     engine = costly()
     result = measured(tmp_path, engine)
     written = {request.id: request for request in engine.generated}
-    responses = {row["id"]: row for row in jsonl.read(tmp_path / "store" / _of(tmp_path, "SelfAlign") / "responses.jsonl")}
-    examples = {row["response_id"]: row for row in jsonl.read(tmp_path / "store" / _of(tmp_path, "Trained") / "examples.jsonl")}
+    responses = {
+        row["id"]: row for row in jsonl.read(tmp_path / "store" / _of(tmp_path, "SelfAlign") / "responses.jsonl")
+    }
+    examples = {
+        row["response_id"]: row for row in jsonl.read(tmp_path / "store" / _of(tmp_path, "Trained") / "examples.jsonl")
+    }
     n = len(jsonl.read(Path(result.path) / "gaps.jsonl"))
     behind_rules, *bare = (engine.scored[start : start + n] for start in range(0, 4 * n, n))
     assert len(engine.scored) == 4 * n and len(bare) == 3
@@ -150,7 +156,8 @@ def test_held_out_are_the_rows_that_training_held_out(tmp_path: Path) -> None:
         id: str
 
     _, held = hold_out([Row(one["id"]) for one in examples], TRAINING.validation_fraction, TRAINING.seed)
-    expected = {one["response_id"] for one in examples if one["id"] in {row.id for row in held}}
+    names = {row.id for row in held}
+    expected = {one["response_id"] for one in examples if one["id"] in names and one["source"] != "identity"}
     rows = jsonl.read(Path(result.path) / "gaps.jsonl")
     assert {row["id"] for row in rows if row["split"] == "held_out"} == expected and len(expected) == 6
 
@@ -181,14 +188,13 @@ def test_a_killed_measurement_goes_on_and_ends_in_the_same_bytes(tmp_path: Path)
     kills, engine = 0, costly()
     for _ in range(60):
         left = [19]
-        plain_score = ScriptedEngine.score
 
         def dying(requests: Any, engine: ScriptedEngine = engine, left: list[int] = left) -> Iterator[ScoreResult]:
             for request in requests:
                 if not left[0]:
                     raise Killed
                 left[0] -= 1
-                yield from plain_score(engine, [request])
+                yield from ScriptedEngine.score(engine, [request])
 
         engine.score = dying  # type: ignore[method-assign]
         try:
