@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from selfalign import jsonl
 from selfalign.artifacts import MANIFEST, Store
@@ -69,14 +70,14 @@ def assess(given: argparse.Namespace, folder: Path, subject: str, answers: Path,
     return 0
 
 
-def _reported(task: str, config: jsonl.Row) -> str:
+def _reported(task: str, config: Mapping[str, Any]) -> str:
     """What a task is called in this run's items."""
     data = str((config.get("evaluation") or {}).get("data") or "")
     return catalogue()[task].reported(data)
 
 
-def cost(read: int, written: int, price: list[float] | None, say: Callable[[str], None] = print) -> None:
+def cost(read: int, written: int, price: list[float] | None) -> None:
     """Print what tokens cost at a price for a million read and written; nothing without a price."""
     if price:
         total = (read * price[0] + written * price[1]) / 1e6
-        say(f"cost: {total:.2f} at {price[0]:g} and {price[1]:g} for a million tokens read and written")
+        print(f"cost: {total:.2f} at {price[0]:g} and {price[1]:g} for a million tokens read and written")

@@ -7,7 +7,7 @@ change (keys and values of prompts) belongs to the weights before it: whoever ke
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from selfalign.engines.serving import check_adapter, check_base
 from selfalign.errors import StageError
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -32,33 +33,35 @@ class Adapters:
         self.model = model
         """Computes with what `use` was called with last."""
         self._names = {folder.resolve(): f"adapter_{number}" for number, folder in enumerate(adapters)}
-        self._layers: Any = None
-        from peft import PeftModel
-
-        with warnings.catch_warnings():
-            # peft asks transformers for a name that the next version drops: nothing that a user could act on.
-            warnings.simplefilter("ignore", FutureWarning)
-            for folder, name in self._names.items():
-                if self._layers is None:
-                    self._layers = PeftModel.from_pretrained(model, str(folder), adapter_name=name)  # type: ignore[arg-type]
-                else:
-                    self._layers.load_adapter(str(folder), adapter_name=name)
-        if self._layers is not None:
-            self._layers.eval()
+        self._layers = _put_in(model, self._names) if adapters else None
         self.use(None)
 
     def use(self, adapter: Path | None) -> None:
         """Compute with this adapter from now on, or with the base alone. Raises StageError for one that was not loaded."""
-        if self._layers is None and adapter is None:
-            return
-        if adapter is None:
-            self._layers.base_model.disable_adapter_layers()
-            return
-        name = self._names.get(adapter.resolve())
-        if name is None:
+        if adapter is not None and adapter.resolve() not in self._names:
             raise not_opened(adapter, list(self._names))
-        self._layers.base_model.enable_adapter_layers()
-        self._layers.set_adapter(name, inference_mode=True)
+        if self._layers is None:
+            return
+        tuner: Any = self._layers.base_model
+        if adapter is None:
+            tuner.disable_adapter_layers()
+        else:
+            tuner.enable_adapter_layers()
+            self._layers.set_adapter(self._names[adapter.resolve()], inference_mode=True)
+
+
+def _put_in(model: PreTrainedModel, names: Mapping[Path, str]) -> PeftModel:
+    """The layers of all adapters, below the model's own."""
+    from peft import PeftModel
+
+    (first, name), *others = names.items()
+    with warnings.catch_warnings():
+        # peft asks transformers for a name that the next version drops: nothing that a user could act on.
+        warnings.simplefilter("ignore", FutureWarning)
+        layers = PeftModel.from_pretrained(model, str(first), adapter_name=name)
+        for folder, other in others:
+            layers.load_adapter(str(folder), adapter_name=other)
+    return layers.eval()
 
 
 def not_opened(adapter: Path, opened: Sequence[Path]) -> StageError:

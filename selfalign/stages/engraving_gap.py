@@ -22,6 +22,7 @@ from selfalign.engines.base import ScoreRequest
 from selfalign.evaluation import gap
 from selfalign.evaluation.scores import plain_number
 from selfalign.identity import plain, seed_of
+from selfalign.progress import Progress
 from selfalign.records import Example, Response, from_row
 from selfalign.stages.base import Context, need_rows, read_prompts, read_responses, score
 from selfalign.stages.self_align import SelfAlign
@@ -77,7 +78,8 @@ class EngravingGap:
         """Write `scores_<model>.jsonl` (raw) and `gaps.jsonl` (a row a response, kept or dropped)."""
         chosen = self._chosen(inputs["responses"], inputs["engraved"])
         need_rows(chosen, "responses", inputs["responses"])
-        rows = [self._row(*one) for one in chosen]
+        marker = prompts.self_align_marker(prompts.load_layout(self.writer.texts), self.writer.speaker())
+        rows = [_row(response, split, marker) for response, _, split in chosen]
         asked = [
             (row, response, example) for row, (response, example, _) in zip(rows, chosen, strict=True) if row["kept"]
         ]
@@ -93,9 +95,8 @@ class EngravingGap:
             for number, (name, folder) in enumerate({gap.WRITER: None, gap.BASE: None, **adapters}.items()):
                 engine.swap(folder)
                 requests = behind_rules if name == gap.WRITER else bare
-                done = number * len(asked)
-                path = out / f"scores_{name}.jsonl"
-                found[name] = score(engine, requests, path, lambda n, note="", done=done: progress(done + n, note))
+                before = number * len(asked)
+                found[name] = score(engine, requests, out / f"scores_{name}.jsonl", _behind(progress, before))
         for place, (row, _, _) in enumerate(asked):
             scored = {name: results[place] for name, results in found.items()}
             row["n_tokens"] = scored[gap.BASE].n_tokens
@@ -109,7 +110,7 @@ class EngravingGap:
         return outcome
 
     def _chosen(self, responses: Artifact, engraved: Artifact) -> list[tuple[Response, Example, str]]:
-        """The responses to score, each with the example it was made into and its split, in the order of training."""
+        """The responses to score, each with the example it was made into and its split: the first of each split by their hash."""
         by_id = {response.id: response for response in read_responses(responses)}
         found = []
         for split, examples in splits(engraved).items():
@@ -118,30 +119,11 @@ class EngravingGap:
             found += own[: self.settings.samples]
         return found
 
-    def _row(self, response: Response, example: Example, split: str) -> dict[str, Any]:
-        """One row of gaps.jsonl before it is scored; dropped where its text is not the writer's own."""
-        # What self_critique revised was drawn behind a critique.
-        reason = "revised" if self._marker() not in response.raw else "" if response.text.strip() else "empty"
-        return {
-            "id": response.id,
-            "prompt_id": response.prompt_id,
-            "source": response.source,
-            "cited": list(response.cited),
-            "split": split,
-            "n_tokens": 0,
-            "logprobs": {},
-            "kept": not reason,
-            "reason": reason,
-        }
-
-    def _marker(self) -> str:
-        return prompts.self_align_marker(prompts.load_layout(self.writer.texts), self.writer.speaker())
-
     def _of_writer(self, responses: Sequence[tuple[Response, str]]) -> list[ScoreRequest]:
         """The responses behind all that their writer saw: rules, exemplars, question, and thoughts up to the answer's marker."""
         layout, _, _, stem = self.writer.arm()
-        speaker, marker = self.writer.speaker(), self._marker()
-        found = []
+        speaker = self.writer.speaker()
+        marker, found = prompts.self_align_marker(layout, speaker), []
         for response, question in responses:
             thoughts, _, answer = response.raw.partition(marker)
             # It wrote under its codename, which was replaced behind it.
@@ -154,6 +136,32 @@ class EngravingGap:
             prompt = prompts.self_align_prompt(stem, layout, speaker, question)
             found.append(ScoreRequest(response.id, f"{prompt}{thoughts}{marker}", space + text, shared=stem))
         return found
+
+
+def _row(response: Response, split: str, marker: str) -> dict[str, Any]:
+    """One row of gaps.jsonl before it is scored; dropped where its text is not the writer's own."""
+    # What self_critique revised was drawn behind a critique.
+    reason = "revised" if marker not in response.raw else "" if response.text.strip() else "empty"
+    return {
+        "id": response.id,
+        "prompt_id": response.prompt_id,
+        "source": response.source,
+        "cited": list(response.cited),
+        "split": split,
+        "n_tokens": 0,
+        "logprobs": {},
+        "kept": not reason,
+        "reason": reason,
+    }
+
+
+def _behind(progress: Progress, before: int) -> Progress:
+    """Progress of a part that begins when `before` units are done."""
+
+    def part(done: int, note: str = "") -> None:
+        progress(before + done, note)
+
+    return part
 
 
 def splits(engraved: Artifact) -> dict[str, list[Example]]:
