@@ -21,7 +21,8 @@ from selfalign.engines.base import GenerateRequest, NgramPenalty, Sampling, Scor
 from selfalign.engines.http import wait_asked
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.engines.model import ModelSettings, raw_tokenizer
-from selfalign.engines.openai_api import Endpoint, OpenAIApi, estimated_tokens
+from selfalign.engines.openai_api import Endpoint, OpenAIApi
+from selfalign.engines.openai_chat import estimated_tokens
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.serving import adapter_name
 from selfalign.errors import ConfigError, DataError, StageError
