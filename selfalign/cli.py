@@ -182,6 +182,7 @@ WORDS = {
     "data": ("fetch", "list", "--from", "--to"),
     "judge": (
         "--against",
+        "--rubric",
         "--subject",
         "--questions",
         "--prompt",

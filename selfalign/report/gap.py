@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,7 @@ def sheets(runs: Sequence[Run]) -> list[Sheet]:
 
 def said(rows: Sequence[Mapping[str, Any]]) -> str:
     """How the numbers came about, what was left out, and what is broken."""
-    lost = len(rows) - sum(row["kept"] for row in rows)
+    lost = Counter(row["reason"] for row in rows if not row["kept"])
     broken = {
         f"{model}: {one.reason}"
         for model in gap.models(rows)
@@ -77,7 +78,10 @@ def said(rows: Sequence[Mapping[str, Any]]) -> str:
         if (one := gap.gap(own, model)).reason
     }
     parts = [f"Invalid: {reason}." for reason in sorted(broken)] + [ABOUT]
-    return " ".join([*parts, *([f"{lost:,} responses of {len(rows):,} are left out."] if lost else [])])
+    if lost:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(lost.items()))
+        parts.append(f"{lost.total():,} responses of {len(rows):,} are left out ({reasons}).")
+    return " ".join(parts)
 
 
 def _split(row: Mapping[str, Any]) -> list[str]:
@@ -133,7 +137,7 @@ def _grouped(
     table = []
     for name in (*known, *sorted(set(groups) - set(known))):
         for split in gap.SPLITS:
-            own = [row for row in groups[name] if row["split"] == split]
+            own = [row for row in groups[name] if row["split"] == split and row["kept"]]
             if own:
                 found = {model: gap.gap(own, model) for model in models}
                 cells = [_cell(one.per_token, one.per_token_error) for one in found.values()]

@@ -79,6 +79,19 @@ def test_a_run_whose_gap_was_not_measured_has_no_section(tmp_path: Path) -> None
     assert views([run]) == [] and sheets([run]) == [] and 'id="gap"' not in html.render([run])
 
 
+def test_what_is_left_out_is_counted_by_reason_and_makes_no_line(folder: Path) -> None:
+    path = folder / "stages" / "engraving_gap" / "gaps.jsonl"
+    rows = jsonl.read(path)
+    dropped = {"kept": False, "reason": "revised", "logprobs": {}}
+    jsonl.write(path, [row | dropped if "candor" in row["cited"] else row for row in rows])
+    (view,) = views([load_run(folder)])
+    assert "10 responses of 20 are left out (revised 10)." in view.about
+    assert "candor" not in [label for label, _ in view.tables[1].rows]
+    jsonl.write(path, [row | dropped for row in rows])
+    (view,) = views([load_run(folder)])
+    assert view.tables == () and "(revised 20)" in html.render([load_run(folder)])
+
+
 def test_a_broken_model_is_said_to_be_and_not_shown_as_a_number(folder: Path) -> None:
     path = folder / "stages" / "engraving_gap" / "gaps.jsonl"
     rows = jsonl.read(path)
