@@ -137,6 +137,7 @@ def test_with_self_critique_the_revisions_are_engraved_and_can_be_walked_back(do
     assert status == {
         "instructions": "reused", "red_team": "reused", "prompts": "reused", "contamination": "reused",
         "responses": "reused", "critiqued": "computed", "engraved": "computed",
+        "engraving_gap": "computed",
     }  # fmt: skip
     first = {row["id"]: row for row in jsonl.read(run / "stages" / "responses" / "responses.jsonl")}
     critiques = {row["id"]: row for row in jsonl.read(run / "stages" / "critiqued" / "critiques.jsonl")}
