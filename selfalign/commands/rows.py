@@ -22,17 +22,9 @@ from selfalign.errors import SelfAlignError, unknown
 from selfalign.runner import resolve_run
 
 ROW_FILES = (
-    *(
-        "critiques.jsonl",
-        "responses.jsonl",
-        "prompts.jsonl",
-        "matches.jsonl",
-        "gaps.jsonl",
-        "verdicts.jsonl",
-        "items.jsonl",
-    ),
+    "critiques.jsonl", "responses.jsonl", "prompts.jsonl", "matches.jsonl", "gaps.jsonl", "verdicts.jsonl", "items.jsonl",
     "metrics.jsonl",
-)
+)  # fmt: skip
 """What `show` takes for the rows of a stage: the first of these that it has."""
 PLAIN_ROWS = 10
 """Rows that `show` prints where nothing pages them."""

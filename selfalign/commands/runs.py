@@ -141,12 +141,11 @@ def _underived(path: Path, entry: jsonl.Row) -> list[str]:
     found = []
     for file, derive in (("gaps.jsonl", gap.metrics), ("verdicts.jsonl", rubric.metrics)):
         if (path / file).is_file():
-            rows, stated = derive(jsonl.read(path / file)), dict(entry["metrics"])
-            keys = sorted({*rows, *stated})
+            given, stated = derive(jsonl.read(path / file)), dict(entry["metrics"])
             found += [
-                f"{key}: the manifest says {stated.get(key)}, its rows give {rows.get(key)}"
-                for key in keys
-                if rows.get(key) != stated.get(key)
+                f"{key}: the manifest says {stated.get(key)}, its rows give {given.get(key)}"
+                for key in sorted({*given, *stated})
+                if given.get(key) != stated.get(key)
             ]
     items = jsonl.read(path / "items.jsonl") if (path / "items.jsonl").is_file() else []
     if stored := [row for row in items if row["protocol"] == ORACLE]:
