@@ -22,9 +22,9 @@ SPLIT_NAMES = {gap.TRAINED: "trained on", gap.HELD_OUT: "held out"}
 ABOUT = (
     "A response's gap is its log-probability for its writer (the base behind rules, exemplars and its own thoughts) minus "
     "that for a model that sees the question alone. The bare base's gap is what there was to engrave, the share closed is "
-    "what of it training took over, 1 being all. Thoughts, which no student has, tell part of an answer, so that all of it "
-    "is out of reach. Trained on and held out are said of the engraving; the cloned model was trained on other answers to "
-    "these prompts. ± is one standard error over responses."
+    "what of it training took over: 1 is all, below 0 the gap has grown. Thoughts, which no student has, tell part of an "
+    "answer, so that all of it is out of reach. Trained on and held out are said of the engraving; the cloned model was "
+    "trained on other answers to these prompts. ± is one standard error over responses."
 )
 
 
