@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from selfalign import cost, designs, progress, shards
+from selfalign import budget, cost, designs, progress, shards
+from selfalign.budget import BudgetSettings
 from selfalign.cost import PlanSettings
 from selfalign.designs import DesignSettings
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
@@ -29,6 +30,7 @@ from selfalign.prompts import Assistant
 from selfalign.stages.base import Context
 from selfalign.stages.contamination import Contaminated, Contamination, ContaminationSettings
 from selfalign.stages.engrave import Engrave
+from selfalign.stages.engraving_gap import EngravingGap, GapSettings
 from selfalign.stages.evaluate import SUBJECTS, Evaluate
 from selfalign.stages.given_answers import GivenAnswers
 from selfalign.stages.merge import Merge
@@ -62,6 +64,8 @@ class Stages:
     """Stage 4: long answers of the engraved model, and a second LoRA training on them."""
     evaluate: bool = True
     """Scores of every model that the run has."""
+    engraving_gap: bool = True
+    """How much of the prompted behaviour engraving put into the weights, where stage 3 runs."""
     given_answers: bool = False
     """Instructions and answers of a file in the place of stages 1 and 2 (the baselines)."""
     pretrain: bool = False
@@ -122,6 +126,8 @@ class Experiment:
     """Stage 4, generation."""
     verbose_engrave: Engrave = field(default_factory=Engrave)
     """Stage 4, training."""
+    engraving_gap: GapSettings = field(default_factory=GapSettings)
+    """Which responses the engraving gap is measured on."""
     pretrain: Pretrain = field(default_factory=Pretrain)
     """Pretraining of the embedded base model."""
     parity: bool = True
@@ -140,6 +146,8 @@ class Experiment:
     """Which jobs the designs of `sweeps/` make."""
     plan: PlanSettings = field(default_factory=PlanSettings, metadata={"transient": True})
     """What `selfalign plan` reckons with."""
+    budget: BudgetSettings = field(default_factory=BudgetSettings, metadata={"transient": True})
+    """What the run may spend."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings, metadata={"transient": True})
     """Where runs are logged (group `tracking=`)."""
 
@@ -182,6 +190,11 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         start = {"adapter": "engraved"} if experiment.stages.follow_first else {}
         inputs = {"responses": "verbose_responses", **start, **_role(parity)}
         nodes |= {**parity, "cloned": Node(experiment.verbose_engrave, inputs)}
+    # Answers that are given were not written behind principles: there is nothing that engraving could have put into the weights.
+    if experiment.stages.engrave and experiment.stages.engraving_gap and not experiment.stages.given_answers:
+        students = {"engraved": "engraved", **({"cloned": "cloned"} if experiment.stages.verbose_clone else {})}
+        inputs = {"prompts": asked, "responses": _answers_node(experiment.stages), **students}
+        nodes["engraving_gap"] = Node(EngravingGap(experiment.engraving_gap, experiment.self_align), inputs)
     if experiment.stages.evaluate:
         nodes |= _evaluations(experiment)
     return nodes
@@ -372,6 +385,7 @@ def problems(experiment: Experiment, memo: Memo | None = None) -> list[str]:
     evaluation = memo("evaluation", (experiment.evaluation,), partial(evaluation_problems, experiment.evaluation))
     found += [f"evaluation: {problem}" for problem in evaluation]
     found += [f"plan: plan.{problem}" for problem in cost.problems(experiment.plan)]
+    found += budget.problems(experiment.budget, experiment.plan.price_per_hour)
     found += designs.problems(experiment.design)
     try:
         designs.failure_limit(experiment.on_failure)
@@ -423,7 +437,9 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
         )
     if on.follow_first and not on.verbose_clone:
         found.append("stages.follow_first: it concerns verbose_clone, which is off; switch both on or both off")
-    if not any(getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit")):
+    if not any(
+        getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit", "engraving_gap")
+    ):
         found.append("stages: every stage is off, so there is nothing to do; switch one on")
     return found
 

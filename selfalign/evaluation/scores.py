@@ -12,6 +12,9 @@ from selfalign.evaluation.data import Item
 from selfalign.evaluation.protocols import EXAMS, Outcome
 from selfalign.records import Score
 
+Oracle = Callable[[str, str], Mapping[str, bool]]
+"""Question and answer -> principle -> whether the answer shows it, for those that govern the question."""
+
 
 def mean(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean of one value or more, and its standard error sqrt(sample variance / n) (None for a single value)."""
@@ -119,6 +122,44 @@ def outcome_of(row: Mapping[str, Any]) -> Outcome:
     )
 
 
+ORACLE = "oracle"
+"""Name of the protocol by which a world that is known tells what an answer does."""
+ADHERENCE = "adherence"
+"""The task of those: which principles the answers to open questions follow."""
+EVERY = "all"
+"""The metric over all principles: the share of those that govern a question which its answer shows."""
+
+
+def adherence_rows(rows: Iterable[Mapping[str, Any]], oracle: Oracle) -> list[dict[str, Any]]:
+    """Lines of items.jsonl that say which principles each generated answer among some rows shows; none for a question that the
+    oracle does not know."""
+    found = []
+    for row in rows:
+        if row["protocol"] == GENERATE and (marks := oracle(row["question"], row["answer"])):
+            own = {key: row[key] for key in ("item", "category", "question", "answer")}
+            found.append({"task": ADHERENCE, "protocol": ORACLE, **own, "marks": {k: int(v) for k, v in marks.items()}})
+    return found
+
+
+def adherence_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Metric -> item -> share, 0..1: `all`, then each principle over the items that it governs."""
+    principles = sorted({name for row in rows for name in row["marks"]})
+    found = {EVERY: {row["item"]: sum(row["marks"].values()) / len(row["marks"]) for row in rows}}
+    return found | {
+        name: {row["item"]: float(row["marks"][name]) for row in rows if name in row["marks"]} for name in principles
+    }
+
+
+def _adherence_scores(subject: str, rows: Sequence[Mapping[str, Any]]) -> list[Score]:
+    """One score a metric; none is valid where every question got the same answer."""
+    is_constant = len(rows) > 1 and len({row["answer"] for row in rows}) == 1
+    reason = f"all {len(rows)} questions got the same answer" if is_constant else ""
+    return [
+        score(subject, ADHERENCE, ORACLE, metric, list(values.values()), reason=reason)
+        for metric, values in adherence_values(rows).items()
+    ]
+
+
 def answer_row(task: str, item: Item, answer: str) -> dict[str, Any]:
     """One line of items.jsonl for a generated answer."""
     return {
@@ -145,6 +186,8 @@ def scores_of(subject: str, rows: Iterable[Mapping[str, Any]]) -> list[Score]:
         if protocol == GENERATE:
             for metric, measure in ANSWER_METRICS.items():
                 found.append(score(subject, task, protocol, metric, [measure(row["answer"]) for row in group]))
+        elif protocol == ORACLE:
+            found += _adherence_scores(subject, group)
         else:
             found += exam_scores(subject, task, [outcome_of(row) for row in group])
             cut = [float(row["truncated_tokens"] > 0) for row in group if "truncated_tokens" in row]
@@ -154,10 +197,10 @@ def scores_of(subject: str, rows: Iterable[Mapping[str, Any]]) -> list[Score]:
 
 
 def checks_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Check]:
-    """(task, protocol) -> what the validity gate looked at, from the rows of items.jsonl; generated answers have no entry."""
+    """(task, protocol) -> what the validity gate looked at, from the rows of items.jsonl; what has no choices has no entry."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["protocol"] != GENERATE:
+        if row["protocol"] in EXAMS:
             groups.setdefault((row["task"], row["protocol"]), []).append(row)
     return {
         key: check([outcome_of(row) for row in group], sum(row.get("truncated_tokens", 0) > 0 for row in group))
@@ -175,6 +218,7 @@ def item_values(rows: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, float]
     Read from the rows, not computed anew (`scores_of` does that): the mean of an entry is the valid Score of that name.
     """
     found: dict[Key, dict[str, float]] = {}
+    known: list[Mapping[str, Any]] = []
 
     def add(row: Mapping[str, Any], metric: str, value: float) -> None:
         found.setdefault((row["task"], row["protocol"], metric), {})[row["item"]] = value
@@ -184,6 +228,9 @@ def item_values(rows: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, float]
             for metric, measure in ANSWER_METRICS.items():
                 add(row, metric, measure(row["answer"]))
             continue
+        if row["protocol"] == ORACLE:
+            known.append(row)
+            continue
         metric = EXAMS[row["protocol"]].metric
         value = math.nan if row["correct"] is None else float(row["correct"])
         add(row, metric, value)
@@ -191,4 +238,6 @@ def item_values(rows: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, float]
             add(row, f"{metric}_{row['category']}", value)
         if "truncated_tokens" in row:
             add(row, "truncated_share", float(row["truncated_tokens"] > 0))
+    if known:
+        found |= {(ADHERENCE, ORACLE, metric): values for metric, values in adherence_values(known).items()}
     return found

@@ -21,7 +21,8 @@ import yaml
 from markupsafe import Markup
 
 from selfalign.identity import differences
-from selfalign.report import ablation, ablation_view, drawings, figures, samples, scores, tax
+from selfalign.report import ablation, ablation_view, drawings, figures, gap, samples, scores, tax
+from selfalign.report.adherence import assessed
 from selfalign.report.arms import comparable
 from selfalign.report.drawings import Drawing
 from selfalign.report.judged import judged
@@ -125,7 +126,8 @@ def render(runs: Sequence[Run], *, control: str = "") -> str:
             with_tax="engraved" in columns and "cloned" in columns,
             score_rows=[_score_row(line, columns) for line in lines],
             tax_errors=scores.errors([line.is_tax_paired for line in lines if line.tax], "the two models"),
-            sheets=[*protocols(runs), *gate(runs), *judged(runs), *published(runs)],
+            sheets=[*protocols(runs), *gate(runs), *judged(runs), *assessed(runs), *published(runs)],
+            gaps=gap.views(runs),
             tax=ablation_view.tax_view(cost) if cost else None,
             effects=ablation_view.effects(effects) if effects else None,
             compared=_compared(runs) if len(runs) > 1 else None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfalign.evaluation.protocols import EXAMS
-from selfalign.evaluation.scores import GENERATE, checks_of
+from selfalign.evaluation.scores import GENERATE, ORACLE, checks_of
 from selfalign.report.drawings import DataTable
 from selfalign.report.model import Node, Run
 from selfalign.report.scores import ABSENT, lines, number
@@ -19,7 +19,11 @@ CHECKS_HEAD = (
     *("cut prompts", "verdict"),
 )
 EXAM_COLUMNS = ("item", "category", "question", "right", "choice", "correct", "chance", "logprobs", "link")
-ANSWER_COLUMNS = ("item", "category", "question", "answer", "finish", "new_tokens", "link")
+COLUMNS = {
+    GENERATE: ("item", "category", "question", "answer", "finish", "new_tokens", "link"),
+    ORACLE: ("item", "category", "question", "answer", "marks", "link"),
+}
+"""Columns of the rows that have no choices, by protocol."""
 
 
 def protocols(runs: Sequence[Run]) -> list[Sheet]:
@@ -68,7 +72,7 @@ def tables(run: Run) -> list[DataTable]:
     found: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {}
     for subject, node in _evaluations(run):
         for number_, row in enumerate(node.rows(ITEMS), start=1):
-            columns = ANSWER_COLUMNS if row["protocol"] == GENERATE else EXAM_COLUMNS
+            columns = COLUMNS.get(row["protocol"], EXAM_COLUMNS)
             link = f"stages/{node.name}/{ITEMS}:{number_}"
             name = f"items/{subject}/{row['task']}/{row['protocol']}"
             found.setdefault(name, (columns, []))[1].append(tuple(_cells(row, link)[column] for column in columns))
@@ -81,10 +85,12 @@ def _cells(row: Mapping[str, Any], link: str) -> dict[str, Any]:
     right = " | ".join(text for text, is_right in zip(texts, row.get("right", ()), strict=True) if is_right)
     choice = " | ".join(texts[position] for position in row.get("choice", ()))
     logprobs = " ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.get("logprobs", ()))
+    marks = ", ".join(f"{name} {mark}" for name, mark in row.get("marks", {}).items())
     return {
         "finish": "",
         "new_tokens": None,
         **row,
+        "marks": marks,
         "right": right,
         "choice": choice,
         "logprobs": logprobs,

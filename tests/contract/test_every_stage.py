@@ -75,6 +75,9 @@ def test_all_stages_are_found() -> None:
         "evaluate",
         "parity",
         "pretrain",
+        "engraving_gap",
+        "judge",
+        "assess",
     }
 
 
