@@ -138,9 +138,15 @@ def test_every_item_of_truthfulqa_and_hhh_scores_as_the_definitions_say(engine, 
 
 def test_mc1_and_mc2_are_those_of_lm_evals_own_tasks(engine, model_folder, real_data, tmp_path):
     import lm_eval
+    import torch
     from lm_eval.evaluator import evaluate as run_tasks
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+    from transformers import AutoModelForCausalLM
+
+    from selfalign.engines.model import ModelSettings, load_tokenizer
+
+    torch.set_num_threads(1)
 
     def choices(labels: dict[str, int]) -> dict[str, list[Any]]:
         return {"choices": list(labels), "labels": list(labels.values())}
@@ -163,8 +169,17 @@ def test_mc1_and_mc2_are_those_of_lm_evals_own_tasks(engine, model_folder, real_
         )
     manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
     tasks = {name: manager.load([name])["tasks"][name] for name in ("local_mc1", "local_mc2")}
+    # The tokens of tokenizer.json on both sides: transformers' own rebuild drops the brackets that one question has.
+    tokenizer: Any = load_tokenizer(ModelSettings(path=str(model_folder)))
     theirs = run_tasks(
-        lm=HFLM(pretrained=str(model_folder), device="cpu", batch_size=16, dtype="float32", max_length=CONTEXT),
+        lm=HFLM(
+            pretrained=AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval(),
+            tokenizer=tokenizer,
+            backend="causal",
+            device="cpu",
+            batch_size=16,
+            max_length=CONTEXT,
+        ),
         task_dict={"tasks": tasks},
         bootstrap_iters=0,
         log_samples=True,
