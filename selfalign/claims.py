@@ -25,7 +25,7 @@ _TEST = re.compile(r"^(\w+) ([<>]) (\w+) on (.+)$")
 
 
 @dataclass(frozen=True)
-class Test:
+class Expectation:
     """A difference with a direction."""
 
     left: str
@@ -50,7 +50,7 @@ class Claim:
     """`Claim` or `Question`."""
     text: str
     expected: str
-    tests: tuple[Test, ...]
+    tests: tuple[Expectation, ...]
 
 
 def of_overrides(overrides: Iterable[str]) -> list[dict[str, object]]:
@@ -100,16 +100,20 @@ def read(file: str, text: str) -> Claim | None:
     return Claim(file, *first, expected, tests)
 
 
-def _test(file: str, said: str) -> Test:
+def _test(file: str, said: str) -> Expectation:
     found = _TEST.match(said)
-    if found is None or not {found[1], found[3]} <= set(SIDES) or ("arm" in found.groups()) != ("control" in found.groups()):
+    if (
+        found is None
+        or not {found[1], found[3]} <= set(SIDES)
+        or ("arm" in found.groups()) != ("control" in found.groups())
+    ):
         raise ConfigError(
             [
                 f"{file}: expected a test as `left < right on task, task/protocol`, found '{said}'; allowed sides are two of "
                 f"{', '.join(SIDES[:4])}, or arm and control; repair the header"
             ]
         )
-    return Test(found[1], found[2] == "<", found[3], tuple(place.strip() for place in found[4].split(",")))
+    return Expectation(found[1], found[2] == "<", found[3], tuple(place.strip() for place in found[4].split(",")))
 
 
 def claims(stored: Sequence[object]) -> list[Claim]:

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from selfalign import experiment as experiments
 from selfalign import claims, jsonl, shards, tracking
+from selfalign import experiment as experiments
 from selfalign.artifacts import Store, provenance
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment

@@ -45,8 +45,13 @@ class Page:
 
     def open(self, path: Path, *, width: int, height: int = 900, dark: bool = False) -> None:
         """Load a file at a width in CSS pixels and wait until it is complete; a narrow page is a phone's."""
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self._call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self._call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.errors, self.requests, self._loaded = [], [], False
         self._call("Page.navigate", url=path.resolve().as_uri())
         deadline = time.monotonic() + WAIT_S
@@ -55,7 +60,9 @@ class Page:
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page. Raises AssertionError where it throws."""
-        found = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
+        found = self._call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 

@@ -64,7 +64,9 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--out", default="", help="HTML file to write (default: report.html in the first run's folder)")
     parser.add_argument("--control", default="", metavar="RUN",
                         help="run that the others are compared with (default: the first that leaves out no principle)")  # fmt: skip
-    parser.add_argument("--export", default="", metavar="DIR", help="also write every table as CSV, LaTeX and Markdown into a folder")
+    parser.add_argument(
+        "--export", default="", metavar="DIR", help="also write every table as CSV, LaTeX and Markdown into a folder"
+    )
     parser.add_argument("--publish", action="store_true",
                         help="also send it to W&B as a report, or bring the one that was sent up to date")  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
@@ -81,14 +83,17 @@ def report(arguments: list[str]) -> int:
         found = reports.publish(folders, out)
         print(f"{'published' if found.is_new else 'brought up to date'}: {found.url}", file=sys.stderr)
     if given.export:
-        written = reports.export(folders, Path(given.export), control=control)
+        written = reports.export_tables(folders, Path(given.export), control=control)
         print(f"tables: {len(written)} files in {given.export}", file=sys.stderr)
     return 0
 
 
 def verify(arguments: list[str]) -> int:
     """Every number of a run or sweep, its report included, computed anew from stored items; every file against its checksum."""
-    parser = new_parser("verify", "Compute every number of some runs, sweeps and their reports anew from stored items; exit 1 on any mismatch.")
+    parser = new_parser(
+        "verify",
+        "Compute every number of some runs, sweeps and their reports anew from stored items; exit 1 on any mismatch.",
+    )
     parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_args(arguments)
@@ -96,7 +101,9 @@ def verify(arguments: list[str]) -> int:
 
     wrong = 0
     runs = Path(given.runs)
-    folders = dict.fromkeys(folder for name in given.run for folder in (*resolve_runs(name, runs), *resolve_sweep(name, runs)))
+    folders = dict.fromkeys(
+        folder for name in given.run for folder in (*resolve_runs(name, runs), *resolve_sweep(name, runs))
+    )
     for folder in folders:
         checked, found = _verify_run(folder) if (folder / MANIFEST).is_file() else (0, [])
         cells, differ = check(folder)

@@ -16,7 +16,7 @@ from selfalign.tracking import Tracker
 if TYPE_CHECKING:
     from selfalign.report.wandb_report import Published
 
-__all__ = ["Node", "Run", "export", "load_run", "load_runs", "print_scores", "publish", "track", "write"]
+__all__ = ["Node", "Run", "export_tables", "load_run", "load_runs", "print_scores", "publish", "track", "write"]
 
 
 def write(folders: Sequence[Path], path: Path, *, control: str = "") -> Path:
@@ -31,7 +31,7 @@ def write(folders: Sequence[Path], path: Path, *, control: str = "") -> Path:
     return html.write(load_runs(folders), path, control=control)
 
 
-def export(folders: Sequence[Path], out: Path, *, control: str = "") -> list[Path]:
+def export_tables(folders: Sequence[Path], out: Path, *, control: str = "") -> list[Path]:
     """Write every table of the report of these runs as CSV, LaTeX and Markdown into a folder; returns the paths. As `write`."""
     from selfalign.report import ablation, html
     from selfalign.report.export import write as write_tables

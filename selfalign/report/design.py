@@ -100,7 +100,7 @@ def designed(runs: Sequence[Run]) -> Designed | None:
     if layout is None:
         return None
     found_arms = list(layout.by_set.values())
-    analyses, refusals = [], []
+    analyses, refusals, failed = [], [], []
     for key, subject in compared_keys(found_arms):
         outcomes = _outcomes(found_arms, key, subject)
         where = f"{' · '.join(key)}, {subject}"
@@ -111,18 +111,20 @@ def designed(runs: Sequence[Run]) -> Designed | None:
             try:
                 lines, total = compute(layout, outcomes, REACH if key[1] != GENERATE else 0.0)
             except DataError as error:
-                refusals.append(f"{where}, {kind}: {error}")
+                failed.append(f"{where}, {kind}: {error}")
                 continue
             if lines:
                 seeds = len(_seeds(found_arms))
                 name = " · ".join(key)
-                analyses.append(Analysis(kind, name, key[2], subject, _adjusted(lines), outcomes.shape[1], seeds, total))
-    if not analyses:
+                analyses.append(
+                    Analysis(kind, name, key[2], subject, _adjusted(lines), outcomes.shape[1], seeds, total)
+                )
+    if not analyses and not failed:
         return None
     has_main = any(one.kind == MAIN for one in analyses)
     aliased = float(np.abs(stats.aliases(layout.levels)).max(initial=0.0)) if has_main else 0.0
     return Designed(layout.design, layout.group, layout.factors, len(found_arms), layout.missing, aliased, tuple(analyses),
-                    tuple(refusals))  # fmt: skip
+                    (*failed, *refusals))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ layout
@@ -138,7 +140,7 @@ def _layout(runs: Sequence[Run]) -> _Layout | None:
         if not is_plain or not alike_but_for([_config(arm) for arm in found_arms], group):
             continue
         stored = sweep_of(runs).get("design")
-        for settings in [DesignSettings(**stored)] * bool(stored) + [DesignSettings(of=varied)]:
+        for settings in ([DesignSettings(**stored)] if stored else []) + [DesignSettings(of=varied)]:
             if recognised := _recognised(set(sets), ids, settings):
                 name, jobs = recognised
                 break

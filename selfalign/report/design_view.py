@@ -52,7 +52,11 @@ def view(found: Designed) -> DesignView:
 
 def _table(one: Analysis, *, is_open: bool) -> Table:
     rows = tuple((" with ".join(line.factors), _cells(line)) for line in one.lines)
-    heads = ["two factors" if one.kind == PAIR else "factor", "value" if one.kind == SHAPLEY else "effect", "95 % interval"]
+    heads = [
+        "two factors" if one.kind == PAIR else "factor",
+        "value" if one.kind == SHAPLEY else "effect",
+        "95 % interval",
+    ]
     heads += ["p", "p, Holm"] if one.kind != SHAPLEY else []
     total = f", all minus none {number(one.total, signed=True)}" if one.total is not None else ""
     seeds = "" if one.seeds == 1 else f", {one.seeds} seeds"

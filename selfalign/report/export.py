@@ -155,5 +155,7 @@ def effects_csv(comparison: Comparison) -> str:
 
 
 def _csv_cell(value: object) -> object:
-    """A spreadsheet must not take a text for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t" and value else value
+    """A spreadsheet must not take a text for a formula; a number is none."""
+    if not isinstance(value, str) or not value or value[0] not in "=+-@\t" or _number(value):
+        return value
+    return f"'{value}"

@@ -248,7 +248,9 @@ def scatter(spots: Sequence[Spot], *, x_label: str, y_label: str, title: str) ->
     for mark in x_marks:
         x = across(mark)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{height - bottom}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{height - bottom + 17}" text-anchor="middle">{_short(mark)}</text>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{height - bottom + 17}" text-anchor="middle">{_short(mark)}</text>'
+        )
     for mark in y_marks:
         y = up(mark)
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - right}" y1="{y}" y2="{y}"/>')
@@ -267,7 +269,9 @@ def scatter(spots: Sequence[Spot], *, x_label: str, y_label: str, title: str) ->
                 low, high = place(value - 1.96 * error), place(value + 1.96 * error)
                 parts.append(f'<line class="whisker thin {css}" {line.format(x, y, low, high)}/>')
         tip = _clean(f"{spot.label}: {spot.x[0]:.3f}, {spot.y[0]:.3f}")
-        parts.append(f'<circle class="dot {css}" cx="{x}" cy="{y}" r="{6 if spot.is_on_front else 4.5}"><title>{tip}</title></circle>')
+        parts.append(
+            f'<circle class="dot {css}" cx="{x}" cy="{y}" r="{6 if spot.is_on_front else 4.5}"><title>{tip}</title></circle>'
+        )
     return Markup("".join(parts) + "</svg>")
 
 

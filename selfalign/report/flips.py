@@ -132,9 +132,7 @@ def flips(runs: Sequence[Run], control: str = "") -> Flips | None:
     if not tallies:
         return None
     own = set(dropped(next(iter(first.runs.values())).config))
-    principles = {
-        arm.label: tuple(sorted(own ^ set(dropped(next(iter(arm.runs.values())).config)))) for arm in others
-    }
+    principles = {arm.label: tuple(sorted(own ^ set(dropped(next(iter(arm.runs.values())).config)))) for arm in others}
     total = sum(sum(one.counts.values()) for one in tallies.values())
     return Flips(tuple(tallies.values()), tuple(_shown(kinds)), total, principles)
 
@@ -177,9 +175,7 @@ def _two_runs(label: str, seed: str, control: Run, arm: Run) -> Iterator[_Pair]:
 
 
 def _two_data_sets(label: str, seed: str, node: Node, other: Node) -> Iterator[_Pair]:
-    before, after = (
-        {str(row.get("prompt_id")): row for row in one.rows("responses.jsonl")} for one in (node, other)
-    )
+    before, after = ({str(row.get("prompt_id")): row for row in one.rows("responses.jsonl")} for one in (node, other))
     common = [key for key in before if key in after]
     if common:
         changes = _changed(label, seed, node.name, common, before, after, _answer_change)
@@ -187,7 +183,9 @@ def _two_data_sets(label: str, seed: str, node: Node, other: Node) -> Iterator[_
 
 
 def _two_evaluations(label: str, seed: str, subject: str, node: Node, other: Node) -> Iterator[_Pair]:
-    sides = [{(row["task"], row["protocol"], row["item"]): row for row in one.rows("items.jsonl")} for one in (node, other)]
+    sides = [
+        {(row["task"], row["protocol"], row["item"]): row for row in one.rows("items.jsonl")} for one in (node, other)
+    ]
     before, after = sides
     places: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     for key in before:

@@ -93,4 +93,3 @@ def seeds_text(seeds: str) -> str:
     found = json.loads(seeds)
     values = list(dict.fromkeys(map(str, found.values())))
     return values[0] if len(values) == 1 else ", ".join(f"{name} {value}" for name, value in found.items())
-

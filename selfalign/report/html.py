@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,20 @@ import yaml
 from markupsafe import Markup
 
 from selfalign import __version__
-from selfalign.report import ablation, ablation_view, drawings, figures, design_view, flips, flips_view, samples, scores, tax, tradeoff_view, verdicts
+from selfalign.report import (
+    ablation,
+    ablation_view,
+    design_view,
+    drawings,
+    figures,
+    flips,
+    flips_view,
+    samples,
+    scores,
+    tax,
+    tradeoff_view,
+    verdicts,
+)
 from selfalign.report.design import designed
 from selfalign.report.drawings import Drawing
 from selfalign.report.judged import judged
@@ -300,5 +313,3 @@ def _bars(node: Node) -> list[Bar]:
     dropped = sorted(node.dropped.items(), key=lambda item: (-item[1], item[0]))
     parts += [(reason, count, f"reason-{index % REASON_COLOURS}") for index, (reason, count) in enumerate(dropped)]
     return [Bar(label, count, round(100 * count / total, 3), css) for label, count, css in parts]
-
-

@@ -76,7 +76,9 @@ def _seeds_told(runs: Sequence[Run]) -> str:
 def _versions_told(runs: Sequence[Run]) -> str:
     """Versions that all runs have, and those in which they differ."""
     every = [dict(software(run)) for run in runs]
-    names = [name for name in dict.fromkeys(name for one in every for name in one) if name not in ("command", "overrides")]
+    names = [
+        name for name in dict.fromkeys(name for one in every for name in one) if name not in ("command", "overrides")
+    ]
     same, other = [], []
     for name in names:
         values = list(dict.fromkeys(one.get(name, "not known") for one in every))
@@ -104,10 +106,14 @@ def _statistics(
         )
     if tax:
         tests = sum(len(one.contrasts) for one in tax.families)
-        found.append(f"Verbose tax: {tests} hypotheses in {len(tax.families)} families, corrected by Holm over the arms.")
+        found.append(
+            f"Verbose tax: {tests} hypotheses in {len(tax.families)} families, corrected by Holm over the arms."
+        )
     if shown:
         tests = sum(line.p is not None for one in shown.analyses for line in one.lines)
-        found.append(f"Design: {tests} hypotheses in {len(shown.analyses)} tables, each corrected by Holm over its lines.")
+        found.append(
+            f"Design: {tests} hypotheses in {len(shown.analyses)} tables, each corrected by Holm over its lines."
+        )
     if claimed:
         tests = sum(one.verdict != "not tested" for one in claimed)
         found.append(f"Claims: {tests} hypotheses, corrected by Holm all together.")
@@ -137,7 +143,9 @@ def _protocols(runs: Sequence[Run]) -> Sheet:
             protocol,
             metric,
             ", ".join(f"{n:,}" for n in sorted(items)),
-            ", ".join(ABSENT if chance is None else number(chance) for chance in sorted(chances, key=lambda one: one or 0)),
+            ", ".join(
+                ABSENT if chance is None else number(chance) for chance in sorted(chances, key=lambda one: one or 0)
+            ),
             DEFINITIONS.get(protocol, "not one of selfalign's protocols"),
             sources.get(task, "not one of selfalign's tasks"),
             f"{len(broken):,}" if broken else "",
@@ -171,11 +179,15 @@ def _data(runs: Sequence[Run]) -> Sheet:
     rows: dict[tuple[str, ...], None] = {}
     for run in runs:
         for node in run.nodes:
-            settings = _identity(node.folder).get("settings") if node.folder and node.name.startswith("scores_") else None
+            settings = (
+                _identity(node.folder).get("settings") if node.folder and node.name.startswith("scores_") else None
+            )
             tasks = settings.get("tasks") if isinstance(settings, Mapping) else None
             for task in tasks or ():
                 if isinstance(task, Mapping):
-                    rows[str(task.get("task")), str(task.get("version")), ", ".join(map(str, task.get("data") or ()))] = None
+                    rows[
+                        str(task.get("task")), str(task.get("version")), ", ".join(map(str, task.get("data") or ()))
+                    ] = None
     head = ("task", "version", "digests of its files")
     return Sheet("Evaluation sets", "What was asked, by content.", head, tuple(rows))
 

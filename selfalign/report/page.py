@@ -171,7 +171,9 @@ def _said(cell: Cell) -> str:
 
 def _first(told: str, found: str) -> str:
     """Some signs around the first difference."""
-    at = next((index for index, (a, b) in enumerate(zip(told, found, strict=False)) if a != b), min(len(told), len(found)))
+    at = next(
+        (index for index, (a, b) in enumerate(zip(told, found, strict=False)) if a != b), min(len(told), len(found))
+    )
     start = max(0, at - 20)
     return f"it says {told[start : at + 20]!r}, and the stored items give {found[start : at + 20]!r}"
 

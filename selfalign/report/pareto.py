@@ -70,7 +70,9 @@ def fronts(runs: Sequence[Run]) -> list[Front]:
         return []
     found = []
     if helped := _first(runs, HELP):
-        found.append(_front(found_arms, runs, trust, " · ".join(helped), lambda arm, subject: _scored(arm, helped, subject)))
+        found.append(
+            _front(found_arms, runs, trust, " · ".join(helped), lambda arm, subject: _scored(arm, helped, subject))
+        )
     for other in _opponents(runs):
         read = functools.partial(_won, other=other)
         found.append(_front(found_arms, runs, trust, f"share of questions won against {other}", read))
@@ -127,7 +129,12 @@ def _judged(node_name: str) -> tuple[str, str] | None:
 
 
 def _opponents(runs: Sequence[Run]) -> list[str]:
-    found = [pair[1] for run in runs for node in run.nodes if (pair := _judged(node.name)) and any(node.rows("reviews.jsonl"))]
+    found = [
+        pair[1]
+        for run in runs
+        for node in run.nodes
+        if (pair := _judged(node.name)) and any(node.rows("reviews.jsonl"))
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -135,7 +142,9 @@ def _won(arm: Arm, subject: str, *, other: str) -> Coordinate | None:
     """The share of questions that a judge gave a model, a tie counting half: over its seeds, whose errors are independent."""
     cards = []
     for run in arm.runs.values():
-        rows = [row for node in run.nodes if _judged(node.name) == (subject, other) for row in node.rows("reviews.jsonl")]
+        rows = [
+            row for node in run.nodes if _judged(node.name) == (subject, other) for row in node.rows("reviews.jsonl")
+        ]
         found = card([review_of(row) for row in rows])
         if found.win_rate is None:
             return None

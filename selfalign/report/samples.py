@@ -116,4 +116,3 @@ def loss_curves(node: Node) -> list[Curve]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-

@@ -48,7 +48,9 @@ def governed(run: Run, subject: str, budget: int | None = None) -> Mapping[str, 
     """Question -> 1 where its answer, or the first `budget` words of it, shows the mark of every principle that
     governs it, else 0; or why there is nothing to read."""
     node = run.evaluation(subject)
-    rows = [row for row in node.rows("items.jsonl") if (row["task"], row["protocol"]) == (TASK, GENERATE)] if node else []
+    rows = (
+        [row for row in node.rows("items.jsonl") if (row["task"], row["protocol"]) == (TASK, GENERATE)] if node else []
+    )
     found = {}
     for row in rows:
         kind = oracle.kind_of(row["question"])

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selfalign import statistics as stats
-from selfalign.claims import Claim, Test, claims
+from selfalign.claims import Claim, Expectation, claims
 from selfalign.evaluation.protocols import EXAMS
 from selfalign.evaluation.scores import Key
 from selfalign.report.ablation import ALPHA, POWER, Comparison, Contrast, Refusal, side_by_side, values
@@ -29,7 +29,7 @@ class Verdict:
     """What one test says of one claim in one place."""
 
     file: str
-    test: Test
+    test: Expectation
     arm: str
     place: str
     found: Contrast | Refusal
@@ -71,7 +71,7 @@ def verdicts(runs: Sequence[Run], comparison: Comparison | None, control: str = 
     return _adjusted(found)
 
 
-def _test(file: str, test: Test, place: str, control: Arm, comparison: Comparison | None) -> list[Verdict]:
+def _test(file: str, test: Expectation, place: str, control: Arm, comparison: Comparison | None) -> list[Verdict]:
     task, _, protocol = place.partition("/")
     scored = {(score.task, score.protocol, score.metric) for run in control.runs.values() for score in run.scores}
     keys = [key for key in sorted(scored) if key[0] == task and protocol in ("", key[1]) and _is_overall(key)]
@@ -151,7 +151,19 @@ def view(runs: Sequence[Run], found: Sequence[Verdict]) -> dict[str, Any] | None
         f"smallest difference that would have been found with probability {100 * POWER:g} % stands beside it, with as many items "
         "differing as did."
     )
-    head = ("claimed", "file", "where", "arm", "n", "seeds", "difference", "95 % interval", "p, Holm", "detectable", "verdict")
+    head = (
+        "claimed",
+        "file",
+        "where",
+        "arm",
+        "n",
+        "seeds",
+        "difference",
+        "95 % interval",
+        "p, Holm",
+        "detectable",
+        "verdict",
+    )
     rows = tuple((str(one.test), _cells(one)) for one in found)
     return {"claims": every, "about": about, "table": Table("Claims", "", head, rows, Markup(""), True)}
 

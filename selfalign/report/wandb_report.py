@@ -172,7 +172,9 @@ def _panels(runs: Sequence[Run]) -> list[Any]:
 
 def _tracking(runs: Sequence[Run]) -> dict[str, str]:
     found = runs[0].config.get("tracking")
-    return {key: str(value) for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    return (
+        {key: str(value) for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    )
 
 
 def _spec(made: wr.Report) -> str:

@@ -95,7 +95,11 @@ def test_two_principles_that_stand_in_for_one_another_have_a_negative_interactio
     assert len(lines) == 3 and one.design == "pairs"
     strong = lines["ethical", "candor"]
     # Without either 0.9, without both 0.3: whole - a - b + both = 0.9 - 0.9 - 0.9 + 0.3.
-    assert strong.estimate.value == pytest.approx(-0.6, abs=0.15) and strong.adjusted is not None and strong.adjusted < 0.05
+    assert (
+        strong.estimate.value == pytest.approx(-0.6, abs=0.15)
+        and strong.adjusted is not None
+        and strong.adjusted < 0.05
+    )
     assert all(line.estimate.value == 0 for factors, line in lines.items() if "helpful" in factors)
 
 
@@ -115,10 +119,17 @@ def test_arms_that_differ_in_other_settings_are_no_design(tmp_path: Path):
 
 
 def test_missing_jobs_of_a_design_are_counted_and_the_rest_is_still_analysed(tmp_path: Path):
-    jobs = designs.drops("plackett_burman", RULES, DesignSettings())
-    runs = sweep(tmp_path, jobs, additive, DesignSettings())
+    settings = DesignSettings(of=["ethical", "helpful", "candor", "reasoning"])
+    runs = sweep(tmp_path, designs.drops("plackett_burman", RULES, settings), additive, settings)
     one, _ = found([*runs[:2], *runs[3:]], MAIN)
     assert one.missing == 1 and "1 jobs of the design are missing" in view(one).about
+
+
+def test_runs_that_cannot_tell_all_factors_apart_are_refused_with_the_reason(tmp_path: Path):
+    runs = sweep(tmp_path, designs.drops("plackett_burman", RULES, DesignSettings()), additive, DesignSettings())
+    one = designed(runs[1:])
+    assert one is not None and not one.analyses
+    assert "runs that tell 7 terms apart" in one.refusals[0] and "runs that tell 7 terms" in render(runs[1:])
 
 
 def test_the_page_has_the_section_with_its_tables_and_figures(tmp_path: Path):

@@ -65,7 +65,9 @@ def test_answers_of_a_data_stage_are_paired_by_their_prompt_whatever_their_order
     path = arm / "stages" / "responses" / "responses.jsonl"
     rows = jsonl.read(path)
     before = {row["prompt_id"]: row["text"] for row in jsonl.read(control / "stages" / "responses" / "responses.jsonl")}
-    expected = {row["prompt_id"] for row in rows if (row["text"] or row["raw"]) != (before[row["prompt_id"]] or row["raw"])}
+    expected = {
+        row["prompt_id"] for row in rows if (row["text"] or row["raw"]) != (before[row["prompt_id"]] or row["raw"])
+    }
     jsonl.write(path, rows[::-1])
     changes = [one for one in found(control, arm).changes if one.place == "responses"]
     assert {one.item for one in changes} == expected and expected
@@ -119,12 +121,16 @@ def test_the_data_of_a_page_end_with_their_element_whatever_a_model_wrote(tmp_pa
             for row in ARM if row["item"] != "item-003"]  # fmt: skip
     control = write_scores(write_run(tmp_path / "all"), {"cloned": CONTROL})
     arm = write_run(tmp_path / "candor", drop=["candor"])
-    write_scores(arm, {"cloned": rows})
+    write_scores(arm, {"cloned": ARM})
+    items = arm / "stages" / "scores_cloned" / "items.jsonl"
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = render(load_runs([control, arm]))
     (data,) = re.findall(r'<script type="application/json" id="changes-data">(.*?)</script>', page, re.DOTALL)
     assert page.count("<script") == page.count("</script") == 2 and not re.search("[<>&\u2028\x00]", data)
     texts = [change["after"].get("text", "") for change in json.loads(data)["changes"]]
-    assert any(text.startswith("</script><script>document.title='pwned'") for text in texts), "escaped, and nothing lost"
+    assert any(text.startswith("</script><script>document.title='pwned'") for text in texts), (
+        "escaped, and nothing lost"
+    )
 
 
 def test_json_for_a_page_reads_back_as_what_it_was():

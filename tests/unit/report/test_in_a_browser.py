@@ -26,7 +26,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     rows = {
         name: [*(exam_row(item, float(item % 4 > 0 and item % wrong > 0), choice=[int(item % wrong == 0)],
-                          question=f"{PLANTED} {item}", choices=[PLANTED, "b"]) for item in range(40)),
+                          question=f"{PLANTED} {item}", choices=[PLANTED, "b"]) for item in range(80)),
                *({**answer_row(item, 4 + item), "answer": f"{PLANTED} {name} {item}"} for item in range(8))]
         for name, wrong in (("all", 97), ("candor", 3))
     }  # fmt: skip
@@ -67,7 +67,9 @@ def test_the_page_asks_for_nothing_says_no_error_and_runs_nothing_planted(page: 
 
 def test_the_test_itself_sees_errors_requests_and_scripts_that_run(started: Page, tmp_path: Path):
     path = tmp_path / "bad.html"
-    path.write_text("<script>window.planted=1; console.error('x'); fetch('http://127.0.0.1:9/').catch(() => 0)</script>")
+    path.write_text(
+        "<script>window.planted=1; console.error('x'); fetch('http://127.0.0.1:9/').catch(() => 0)</script>"
+    )
     started.open(path, width=390)
     assert started.run("window.planted") == 1 and started.errors and len(started.requests) > 1
 
@@ -85,7 +87,9 @@ def test_a_table_sorts_up_and_down_by_a_click_and_by_the_keyboard(page: Page):
     page.run(f"{button}.focus()")
     page.press("Enter", 13)
     assert [int(text) for text in texts(page, column)] == up[::-1]
-    assert page.run("document.querySelector('#changes thead th:nth-child(3)').getAttribute('aria-sort')") == "descending"
+    assert (
+        page.run("document.querySelector('#changes thead th:nth-child(3)').getAttribute('aria-sort')") == "descending"
+    )
 
 
 def test_the_browser_of_changes_filters_searches_and_shows_both_sides(page: Page):
@@ -96,18 +100,18 @@ def test_the_browser_of_changes_filters_searches_and_shows_both_sides(page: Page
     page.run(choose.format("where", "cloned: calf_truth · mc1"))
     page.run(choose.format("direction", "right → wrong"))
     cards = texts(page, "#browser article")
-    lost = [item for item in range(40) if item % 3 == 0 and item % 4]
-    assert len(cards) == min(12, 2 * len(lost)) and all("right → wrong" in card for card in cards)
+    lost = [item for item in range(80) if item % 3 == 0 and item % 4]
+    assert len(cards) == 12 < len(lost) == 20 and all("right → wrong" in card for card in cards)
     assert page.run("document.querySelectorAll('#browser article:first-child .side').length") == 2
     assert page.run("document.querySelectorAll('#browser article:first-child li.chosen').length") == 2
     page.run("document.querySelector('#browser button.more').click()")
-    assert len(texts(page, "#browser article")) == min(24, 2 * len(lost))
+    assert len(texts(page, "#browser article")) == 20
     page.run(choose.format("where", ""))
     page.run(choose.format("direction", ""))
     page.run("(() => { const s = document.querySelector('#browser input'); s.value = 'candor 5'; "
              "s.dispatchEvent(new Event('input')); })()")  # fmt: skip
-    assert {card.split("calf_questions")[0][-8:] for card in texts(page, "#browser article")} == {"cloned: "}
-    assert PLANTED in texts(page, "#browser article")[0] and page.run("window.planted") is None
+    (card,) = texts(page, "#browser article")
+    assert "candor 5" in card and PLANTED in card and page.run("window.planted") is None
 
 
 def test_every_control_can_be_reached_with_the_keyboard(page: Page):

@@ -20,7 +20,9 @@ def test_every_protocol_that_there_is_has_its_definition_and_no_other():
 
 
 def test_protocols_are_listed_with_items_chance_definition_and_source(run_folder: Path, edit):
-    run = edit("scores.jsonl", lambda rows: [score("base", 0.5, n=817), score("cloned", None, valid=False, reason="NaN")])
+    run = edit(
+        "scores.jsonl", lambda rows: [score("base", 0.5, n=817), score("cloned", None, valid=False, reason="NaN")]
+    )
     (row,) = methods([run], None, None, None, []).protocols.rows
     assert row[:5] == ("calf_truth", "true_false", "accuracy", "120, 817", "0.250")
     assert row[5] == DEFINITIONS["true_false"] and "arXiv:2109.07958" in row[6] and row[7] == "1"
@@ -35,7 +37,9 @@ def test_models_and_evaluation_sets_are_named_by_the_digests_that_their_artifact
     place = run / "stages" / "scores_cloned"
     write_json(place / "manifest.json", {"identity": identity, "inputs": {"adapter": "Engrave-1-abc"}})
     found = methods(load_runs([run]), None, None, None, [])
-    assert found.models.rows == (("a", "cloned", "huggingface", "float32", "d1935t", "Engrave-1-abc", "Evaluate-1-a-cloned"),)
+    assert found.models.rows == (
+        ("a", "cloned", "huggingface", "float32", "d1935t", "Engrave-1-abc", "Evaluate-1-a-cloned"),
+    )
     assert found.data.rows == (("calf_truth", "1", "f17e"),)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfalign import jsonl
-from selfalign.report import export, load_runs, write
+from selfalign.report import export_tables, load_runs, write
 from selfalign.report.check import check
 from selfalign.report.export import as_csv, as_latex, as_markdown
 from selfalign.report.html import render
@@ -19,7 +19,9 @@ from selfalign.report.page import Cell, PageTable, about, differences, tables
 from tests.unit.report.run_folders import HOSTILE, answer_row, exam_row, write_run, write_scores
 
 TABLE = PageTable(
-    "Effects: a & b_c", ("arm", "difference"), ((Cell("x | 5 % <y>"), Cell("−0.031 ± 0.002", "-0.0312")), (Cell("=1+1"), Cell("–")))
+    "Effects: a & b_c",
+    ("arm", "difference"),
+    ((Cell("x | 5 % <y>"), Cell("−0.031 ± 0.002", "-0.0312")), (Cell("=1+1"), Cell("–"))),
 )
 
 
@@ -30,7 +32,9 @@ def sweep(tmp_path: Path) -> Path:
     for name, drop, wrong in (("all", [], 3), ("candor", ["candor"], 15)):
         rows = [exam_row(item, float(item >= wrong)) for item in range(40)]
         rows += [answer_row(item, 10 + item + wrong) for item in range(6)]
-        engraved = [exam_row(item, float(item >= 2)) for item in range(40)] + [answer_row(item, 10 + item) for item in range(6)]
+        engraved = [exam_row(item, float(item >= 2)) for item in range(40)] + [
+            answer_row(item, 10 + item) for item in range(6)
+        ]
         folders.append(write_scores(write_run(tmp_path / name, drop=drop), {"engraved": engraved, "cloned": rows}))
     write(folders, tmp_path / "sweep" / "report.html")
     return tmp_path / "sweep"
@@ -41,11 +45,19 @@ def test_every_table_of_a_page_is_exported_in_three_formats_and_none_is_lost(swe
     page = (sweep / "report.html").read_text()
     found = tables(page)
     assert len(found) == page.count("<table") > 12
-    written = export(folders, tmp_path / "out")
+    written = export_tables(folders, tmp_path / "out")
     kinds = [path.suffix for path in written if path.name not in ("scores.csv", "effects.csv")]
     assert all(kinds.count(kind) == len(found) for kind in (".csv", ".tex", ".md"))
     assert len(set(written)) == len(written) == len(list((tmp_path / "out").iterdir()))
-    for part in ("effects", "verbose-tax", "what-changed", "methods-protocols", "principle-use", "funnel", "nodes", "scores"):
+    for part in (
+        "effects",
+        "verbose-tax",
+        "what-changed",
+        "methods-protocols",
+        "principle-use",
+        "nodes",
+        "scores",
+    ):
         assert any(part in path.name for path in written), part
 
 
@@ -90,7 +102,12 @@ def test_a_report_that_its_items_give_is_found_right(sweep: Path):
 
 @pytest.mark.parametrize(
     ("section", "table"),
-    [("effects", "Effects of the arms"), ("verbose-tax", "Verbose tax"), ("changes", "What changed"), ("methods", "Methods")],
+    [
+        ("effects", "Effects of the arms"),
+        ("verbose-tax", "Verbose tax"),
+        ("changes", "What changed"),
+        ("methods", "Methods"),
+    ],
 )
 def test_one_number_that_was_changed_in_any_section_is_found_and_named(sweep: Path, section: str, table: str):
     path = sweep / "report.html"
@@ -130,5 +147,7 @@ def test_tables_that_are_missing_or_new_are_named():
     page = "<h2>A</h2><table><thead><tr><th>x</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>"
     assert differences(page, page) == []
     assert differences("", page) == ["table 'A': it is missing"]
-    assert differences(page, page.replace("<td>1", "<td>1</td></tr><tr><td>2"))[0].startswith("table 'A': expected 2 rows")
+    assert differences(page, page.replace("<td>1", "<td>1</td></tr><tr><td>2"))[0].startswith(
+        "table 'A': expected 2 rows"
+    )
     assert json.dumps(differences(page, page.replace("1", "2")))

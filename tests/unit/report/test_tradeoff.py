@@ -28,7 +28,9 @@ def asked(padding: int) -> list[dict[str, Any]]:
     for number, kind in enumerate(KINDS):
         item = world.make(kind, Random(number), held_out=True)
         answer = " ".join(["well"] * padding + [prompts.fill(item.answer(item.governs), prompts.Assistant())])
-        rows.append({**answer_row(number, 1), "question": item.text, "answer": answer, "new_tokens": len(answer.split())})
+        rows.append(
+            {**answer_row(number, 1), "question": item.text, "answer": answer, "new_tokens": len(answer.split())}
+        )
     return rows
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfalign import claims, resources
-from selfalign.claims import Claim, Test, header, of_overrides, read
+from selfalign.claims import Claim, Expectation, header, of_overrides, read
 from selfalign.errors import ConfigError
 from selfalign.evaluation.catalogue import catalogue
 from selfalign.evaluation.protocols import EXAMS
@@ -52,12 +52,14 @@ def test_a_header_is_read_with_the_lines_that_go_on_and_no_further():
     one = read("experiments/x", header(HEADER))
     assert one == Claim(
         "experiments/x", "Claim", "engraving helps, and cloning costs.", "more, then less.",
-        (Test("engraved", False, "base", ("calf_truth/mc1",)), Test("cloned", True, "engraved", ("calf_truth",))),
+        (Expectation("engraved", False, "base", ("calf_truth/mc1",)), Expectation("cloned", True, "engraved", ("calf_truth",))),
     )  # fmt: skip
     assert read("experiments/y", header("# nothing is claimed here\nname: y")) is None
 
 
-@pytest.mark.parametrize("said", ["engraved = base on x", "engraved > bass on x", "engraved > base", "arm < engraved on x"])
+@pytest.mark.parametrize(
+    "said", ["engraved = base on x", "engraved > bass on x", "engraved > base", "arm < engraved on x"]
+)
 def test_a_test_that_cannot_be_understood_is_refused_with_what_is_allowed(said: str):
     with pytest.raises(ConfigError, match="left < right on task"):
         read("experiments/x", f"Claim: a\nTest: {said}")
@@ -104,7 +106,9 @@ def test_all_tests_of_a_report_are_corrected_together(tmp_path: Path):
 
 def test_a_score_that_is_not_there_is_not_tested_and_says_why(tmp_path: Path):
     found = judged(claiming(tmp_path / "a", wrong={"base": 3, "engraved": 0}))
-    assert found["cloned < engraved"].verdict == UNTESTED and "no such score of cloned" in str(found["cloned < engraved"].found)
+    assert found["cloned < engraved"].verdict == UNTESTED and "no such score of cloned" in str(
+        found["cloned < engraved"].found
+    )
 
 
 def test_arms_are_held_against_the_control_in_the_direction_that_was_claimed(tmp_path: Path):

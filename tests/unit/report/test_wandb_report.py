@@ -26,7 +26,7 @@ class Server:
         self.calls: list[dict[str, Any]] = []
         self.made: list[str] = []
         self.default_entity = "somebody"
-        self.client = self
+        self._service_api = self
         self.app_url = "https://wandb.test"
 
     def projects(self, entity: str) -> list[Any]:
@@ -35,13 +35,13 @@ class Server:
     def create_project(self, name: str, entity: str) -> None:
         self.made.append(f"{entity}/{name}")
 
-    def execute(self, query: Any, variable_values: dict[str, Any]) -> dict[str, Any]:
-        self.calls.append(variable_values)
-        number = variable_values["id"] or f"view{len(self.views) + 1}"
+    def execute_graphql(self, query: Any, variables: dict[str, Any]) -> dict[str, Any]:
+        self.calls.append(variables)
+        number = variables["id"] or f"view{len(self.views) + 1}"
         self.views[number] = {
-            "id": number, "name": variable_values["name"], "displayName": variable_values["displayName"],
-            "description": variable_values["description"], "spec": variable_values["spec"], "type": variable_values["type"],
-            "project": {"name": variable_values["projectName"], "entityName": variable_values["entityName"]},
+            "id": number, "name": variables["name"], "displayName": variables["displayName"],
+            "description": variables["description"], "spec": variables["spec"], "type": variables["type"],
+            "project": {"name": variables["projectName"], "entityName": variables["entityName"]},
             "createdAt": "2026-01-02T03:04:05", "updatedAt": "2026-01-02T03:04:05",
         }  # fmt: skip
         return {"upsertView": {"view": self.views[number]}}
@@ -69,7 +69,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @needs_it
-def test_the_specification_is_written_without_login_and_means_the_same_when_read_back(page, monkeypatch: pytest.MonkeyPatch):
+def test_the_specification_is_written_without_login_and_means_the_same_when_read_back(
+    page, monkeypatch: pytest.MonkeyPatch
+):
     from wandb_workspaces.reports.v2 import interface
 
     def refused() -> None:
@@ -82,7 +84,13 @@ def test_the_specification_is_written_without_login_and_means_the_same_when_read
     content = json.loads(written.read_text())
     assert validate(content["spec"]) > 6
     text = json.dumps(content["spec"], ensure_ascii=False)
-    for part in ("without candor", "Effects of the arms", "Methods", "scores/cloned/calf_truth/mc1/accuracy", "engraved/loss"):
+    for part in (
+        "without candor",
+        "Effects of the arms",
+        "Methods",
+        "scores/cloned/calf_truth/mc1/accuracy",
+        "engraved/loss",
+    ):
         assert part in text
 
 
@@ -105,7 +113,9 @@ def test_a_second_call_brings_the_same_report_up_to_date(page, server: Server):
 
 
 @needs_it
-def test_without_a_login_the_specification_is_there_and_the_way_to_log_in_is_said(page, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_login_the_specification_is_there_and_the_way_to_log_in_is_said(
+    page, monkeypatch: pytest.MonkeyPatch
+):
     path, folders = page
     monkeypatch.setattr(wandb_report, "has_credentials", lambda: False)
     with pytest.raises(SelfAlignError, match="wandb login"):
@@ -114,11 +124,13 @@ def test_without_a_login_the_specification_is_there_and_the_way_to_log_in_is_sai
 
 
 @needs_it
-def test_what_the_server_says_reaches_the_user_and_nothing_is_remembered(page, server: Server, monkeypatch: pytest.MonkeyPatch):
-    def refuse(query: Any, variable_values: dict[str, Any]) -> dict[str, Any]:
+def test_what_the_server_says_reaches_the_user_and_nothing_is_remembered(
+    page, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(query: Any, variables: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("permission denied")
 
-    monkeypatch.setattr(server, "execute", refuse)
+    monkeypatch.setattr(server, "execute_graphql", refuse)
     path, folders = page
     with pytest.raises(SelfAlignError, match="permission denied"):
         publish(path, load_runs(folders))
