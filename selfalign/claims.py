@@ -1,7 +1,7 @@
 """What an experiment or a sweep claims: the header of its YAML file in, claim, expectation and tests out.
 
-A header is the comment at the top of a file in `experiments/` or `sweeps/`. Lines `# Claim:` (or `# Question:`), `# Expected:` and any
-number of `# Test:` are read, each with the indented or unlabelled lines that go on with it:
+A header is the comment at the top of a file in `experiments/` or `sweeps/`. Its lines `# Claim:` (or `# Question:`), `# Expected:`
+and any number of `# Test:` are read, each with the unlabelled lines that go on with it:
 
     # Test: cloned < engraved on truthfulqa_mc, hhh_alignment/ab_swap
 

@@ -16,9 +16,9 @@ REPORT = "report.html"
 def check(folder: Path) -> tuple[int, list[str]]:
     """How many cells of the `report.html` of a run or sweep were compared, and what is wrong with which.
 
-    The page is computed anew from the stored items of the runs that it names, with the control that it was written with, and compared
-    cell by cell: scores, effects, intervals, p-values, counts. What is not in a table is compared as text. A folder without a report has
-    nothing to compare.
+    The page is computed anew from the stored items of the runs that it names, with the control that it was written with,
+    and compared cell by cell: scores, effects, intervals, p-values, counts. What is not in a table is compared as text. A
+    folder without a report has nothing to compare.
     """
     path = folder / REPORT
     if not path.is_file():

@@ -1,7 +1,8 @@
 """Runs of a designed sweep in; main effects, interactions of two, and Shapley values of its factors out.
 
-Which design a sweep has is recognised by which factors its arms leave out: they are the jobs that `designs.drops` makes of the settings
-in its `sweep.json`. Outcomes are averaged over the seeds that all arms have, and items are the unit (`statistics/designs.py`).
+Which design a sweep has is recognised by which factors its arms leave out: they are the jobs that `designs.drops` makes of
+the settings in its `sweep.json`. Outcomes are averaged over the seeds that all arms have, and items are the unit
+(`statistics/designs.py`).
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class _Layout:
 
 
 def designed(runs: Sequence[Run]) -> Designed | None:
-    """What the design of a sweep shows beyond each arm beside the control; None where the arms differ in other things, or where every
-    effect is a difference of two arms, as in leave_one_out and add_one: those stand among the effects of the arms."""
+    """What the design of a sweep shows beyond each arm beside the control; None where the arms differ in other things, or
+    where every effect is a difference of two arms, as in leave_one_out and add_one: those stand among the effects of the arms."""
     layout = _layout(runs)
     if layout is None:
         return None

@@ -11,13 +11,17 @@ from selfalign.report.design import MAIN, PAIR, SHAPLEY, Analysis, Designed, Lin
 from selfalign.report.scores import number
 
 MEANS = {
-    MAIN: "Main effects: the mean score of the arms that have a factor minus that of those that have not, by least squares over all arms, "
+    MAIN: "Main effects: the mean score of the arms that have a factor minus that of those that have not, by least "
+    "squares over all arms, "
     "with t intervals over items.",
     PAIR: "Interactions of two: the score with all, minus that without each of the two, plus that without both. Negative: removing "
-    "both costs more than the sum of removing each, as where either can stand in for the other; positive: less, as where one is of no use "
+    "both costs more than the sum of removing each, as where either can stand in for the other; positive: less, as "
+    "where one is of no use "
     "without the other. Sign-flip tests and BCa bootstraps over items.",
-    SHAPLEY: "Shapley values: what a factor adds on average when factors join one after the other in random order; they add up to the "
-    "score with all minus the score with none. Intervals are over pairs of reversed permutations: how far the drawn orders are from all "
+    SHAPLEY: "Shapley values: what a factor adds on average when factors join one after the other in random order; "
+    "they add up to the "
+    "score with all minus the score with none. Intervals are over pairs of reversed permutations: how far the drawn "
+    "orders are from all "
     "orders, not how uncertain a score is.",
 }
 

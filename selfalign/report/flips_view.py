@@ -17,7 +17,8 @@ from selfalign.report.flips import DIRECTIONS, Change, Flips, Question, Side
 from selfalign.report.samples import cut
 
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
-"""Signs that end an element or a line of a script somewhere: in JSON they occur inside texts alone, where an escape means the same."""
+"""Signs that end an element or a line of a script somewhere: in JSON they occur inside texts alone, where an escape means
+the same."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _question(one: Question) -> dict[str, Any]:
 
 
 def _change(one: Change, question: int) -> dict[str, Any]:
-    return {"arm": one.arm, "seed": seeds_text(one.seed), "place": one.place, "item": _text(one.item), "direction": one.direction,
+    return {"arm": one.arm, "seed": _seed(one.seed), "place": one.place, "item": _text(one.item), "direction": one.direction,
             "question": question, "before": _side(one.before), "after": _side(one.after)}  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def _text(text: str) -> str:
     return CONTROL.sub("\ufffd", cut(text))
 
 
-def seeds_text(seeds: str) -> str:
+def _seed(seeds: str) -> str:
     """The seeds of a run (`arms.arms`) for readers: one number where all are the same, else each with its name."""
     found = json.loads(seeds)
     values = list(dict.fromkeys(map(str, found.values())))

@@ -24,9 +24,11 @@ from selfalign.report.verdicts import Verdict
 from selfalign.tracking.scrub import scrub
 
 DEFINITIONS = {
-    "true_false": "each candidate alone is put to the model as an exam question; its choice is the one with the largest log p(true) minus "
+    "true_false": "each candidate alone is put to the model as an exam question; its choice is the one with the "
+    "largest log p(true) minus "
     "log p(false); all candidates are ranked",
-    "released_half": "as true_false, over the first half of the file's candidates alone, as the paper's released script ranks them; for "
+    "released_half": "as true_false, over the first half of the file's candidates alone, as the paper's released "
+    "script ranks them; for "
     "comparison with published numbers",
     "mc1": "its choice is the candidate with the largest log-probability as the answer",
     "mc2": "the share of probability, over all candidates as answers, that falls on the true ones",
@@ -68,7 +70,8 @@ def methods(
 def _seeds_told(runs: Sequence[Run]) -> str:
     texts = list(dict.fromkeys(text for run in runs if (text := seeds_text(run.config))))
     return (
-        f"Seeds: {'; '.join(texts) or 'not known'}. Every record draws from a generator of its own, seeded by the seed, the stage and the "
+        f"Seeds: {'; '.join(texts) or 'not known'}. Every record draws from a generator of its own, seeded by the "
+        f"seed, the stage and the "
         "record's id, so that arms with the same seed draw the same numbers for the same prompt."
     )
 
@@ -93,15 +96,18 @@ def _statistics(
     """The tests of the report and how many hypotheses each correction was over."""
     level = f"{100 * ALPHA:g} %"
     found = [
-        "Scores are means over items with the standard error of the mean; chance is what a model gets that cannot tell candidates apart. "
+        "Scores are means over items with the standard error of the mean; chance is what a model gets that cannot "
+        "tell candidates apart. "
         "A score whose log-probabilities are broken (not finite, constant, or choices at one shown position) is no number."
     ]
     if comparison:
         families = [one.contrasts for one in comparison.families if one.contrasts]
         tests = sum(map(len, families))
         found.append(
-            f"Arms beside the control: {tests} hypotheses in {len(families)} families (one a metric and model), each corrected by Holm over "
-            f"its arms at {level}; the families are not corrected against one another, so that about {ALPHA:g} of them would show a "
+            f"Arms beside the control: {tests} hypotheses in {len(families)} families (one a metric and model), each "
+            f"corrected by Holm over "
+            f"its arms at {level}; the families are not corrected against one another, so that about {ALPHA:g} of "
+            f"them would show a "
             "difference where there is none."
         )
     if tax:
@@ -119,8 +125,10 @@ def _statistics(
         found.append(f"Claims: {tests} hypotheses, corrected by Holm all together.")
     if comparison or tax:
         found.append(
-            "Tests are two-sided and paired by item: exact McNemar for one seed of right and wrong, sign flips of items' mean differences "
-            "else; intervals are BCa bootstraps over items (seeded, so that they come out the same again). The detectable difference is "
+            "Tests are two-sided and paired by item: exact McNemar for one seed of right and wrong, sign flips of "
+            "items' mean differences "
+            "else; intervals are BCa bootstraps over items (seeded, so that they come out the same again). The "
+            "detectable difference is "
             f"the one found with probability {100 * POWER:g} % at the corrected level."
         )
     return found
@@ -215,6 +223,7 @@ def _seeds(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def seeds_text(config: Mapping[str, Any]) -> str:
+    """The seeds of a run for readers: one number where all are the same, else each with its name."""
     found = dict(_seeds(config))
     if len(set(map(str, found.values()))) == 1:
         return f"{next(iter(found.values()))} (all {len(found)} of them)" if len(found) > 1 else shown(*found.values())
@@ -249,6 +258,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
 
 
 def software(run: Run) -> list[tuple[str, str]]:
+    """Versions, commit and command of a run, by name."""
     manifest = run.manifest
     rows = [(name, shown(manifest.get(name))) for name in ("selfalign", "python", "platform") if manifest.get(name)]
     git = manifest.get("git")

@@ -128,8 +128,8 @@ def load_run(folder: Path) -> Run:
 
 
 def sweep_of(runs: Sequence[Run]) -> Mapping[str, Any]:
-    """The `sweep.json` beside several runs that names all of them; empty where there is none. Of several the one with the fewest jobs, so
-    that a larger sweep, begun later, does not change what is said of a smaller one."""
+    """The `sweep.json` beside several runs that names all of them; empty where there is none. Of several the one with the
+    fewest jobs, so that a larger sweep, begun later, does not change what is said of a smaller one."""
     wanted, places = {run.run_id for run in runs}, {run.folder.resolve().parent for run in runs}
     found = []
     for path in sorted(path for place in places for path in place.glob(f"*/{SWEEP}")) if len(wanted) > 1 else ():

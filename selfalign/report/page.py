@@ -158,7 +158,8 @@ def _cells(told: PageTable, found: PageTable) -> list[str]:
         for index, (was, now) in enumerate(zip(theirs, ours, strict=False)):
             if was != now:
                 column = found.head[index] if index < len(found.head) else str(index + 1)
-                lines.append(f"table '{told.title}', row '{ours[0].text}', {column}: it says {_said(was)}, and the stored items give "
+                lines.append(f"table '{told.title}', row '{ours[0].text}', {column}: it says {_said(was)}, and the "
+                f"stored items give "
                              f"{_said(now)}")  # fmt: skip
         if len(theirs) != len(ours):
             lines.append(f"table '{told.title}', row '{ours[0].text}': expected {len(ours)} cells, found {len(theirs)}")

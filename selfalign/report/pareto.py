@@ -1,7 +1,7 @@
 """Runs in, their models as points out: helpfulness against truthfulness, and those that no other point beats in both.
 
-The paper's trade-off in one picture: verbose cloning is meant to help and costs trust. A point is a model of an arm, its coordinates the
-means over its seeds and items.
+The paper's trade-off in one picture: verbose cloning is meant to help and costs trust. A point is a model of an arm, its
+coordinates the means over its seeds and items.
 """
 
 from __future__ import annotations

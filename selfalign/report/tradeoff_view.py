@@ -35,7 +35,8 @@ def truncation(found: Mapping[int | None, Family]) -> Truncation:
     arm = next(one.arm for family in families for one in family.contrasts)
     about = (
         "Share of the answers to Calf's open questions that show the mark of every principle that governs their question, in their "
-        "first words alone. A positive difference means that the cloned model has said it by then more often. The curves are those of "
+        "first words alone. A positive difference means that the cloned model has said it by then more often. The "
+        "curves are those of "
         f"{arm}. Scores of choices have no length, and a judge's marks are of whole answers: neither is cut."
     )
     table = tax_table(Tax(families, {}))
@@ -76,7 +77,8 @@ def _tradeoff(front: Front) -> Tradeoff:
         for one in front.points
     ]
     about = (
-        "Each point is a model of an arm, mean ± standard error over items (its seeds averaged); whiskers are 1.96 standard errors. On "
+        "Each point is a model of an arm, mean ± standard error over items (its seeds averaged); whiskers are 1.96 "
+        "standard errors. On "
         "the front stand those that no other point equals or beats in both: by the estimates alone, so that points with whiskers "
         "across it may belong there too."
     )

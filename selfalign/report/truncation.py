@@ -1,9 +1,9 @@
 """Open answers cut to a budget of words, before and after verbose cloning: is what makes an answer good still in its beginning?
 
 A cloned answer is several times as long. Where a reader (or a budget) stops early, only what was said by then counts, and an answer
-that comes to the point late scores as one that never does. That needs a score of any beginning of an answer: Calf's oracle gives one
-(`calf/oracle.py`), for the questions of Calf's world alone. Choices are scored by log-probabilities and have no length; marks of a
-judge are of whole answers, and would have to be asked for anew at each budget.
+that comes to the point late scores as one that never does. That needs a score of any beginning of an answer: Calf's oracle
+gives one (`calf/oracle.py`), for the questions of Calf's world alone. Choices are scored by log-probabilities and have no
+length; marks of a judge are of whole answers, and would have to be asked for anew at each budget.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def governed(run: Run, subject: str, budget: int | None = None) -> Mapping[str, 
 
 
 def curve(found: Mapping[int | None, Family], side: str) -> list[tuple[float, float]]:
-    """(words, share governed) of one model of the first arm, the whole answers left out; `side` is a field of Contrast: `control` is
-    the engraved model, `value` the cloned one."""
+    """(words, share governed) of one model of the first arm, the whole answers left out; `side` is a field of Contrast:
+    `control` is the engraved model, `value` the cloned one."""
     points = []
     for budget, one in found.items():
         first: Contrast | None = next(iter(one.contrasts), None)

@@ -146,8 +146,10 @@ def view(runs: Sequence[Run], found: Sequence[Verdict]) -> dict[str, Any] | None
         return None
     tests = sum(isinstance(one.found, Contrast) for one in found)
     about = (
-        f"Each claimed difference beside the paired one, {tests} tests in all, corrected together by Holm. Supported or contradicted: "
-        f"the corrected p is below {ALPHA:g} and the sign is the claimed one, or the other. Undecided is no evidence of sameness: the "
+        f"Each claimed difference beside the paired one, {tests} tests in all, corrected together by Holm. Supported "
+        f"or contradicted: "
+        f"the corrected p is below {ALPHA:g} and the sign is the claimed one, or the other. Undecided is no evidence "
+        f"of sameness: the "
         f"smallest difference that would have been found with probability {100 * POWER:g} % stands beside it, with as many items "
         "differing as did."
     )

@@ -1,8 +1,8 @@
 """A report as a W&B Report: its tables as Markdown, its runs' scores and losses as panels. The specification is written offline.
 
-Built with wandb-workspaces 0.4, of whose inside this file uses `_to_model` and `_from_model` (hence the pin). Facts that it answers to: a
-run set with entity or project asks the server for the project while it is built, so that both are left empty, which means the report's
-own; `Report.save` makes a new report unless `id` is set, so that the id is kept in a file beside the page.
+Built with wandb-workspaces 0.4, of whose inside this file uses `_to_model` and `_from_model` (hence the pin). Facts that it
+answers to: a run set with entity or project asks the server for the project while it is built, so that both are left empty,
+which means the report's own; `Report.save` makes a new report unless `id` is set, so that the id is kept in a file beside the page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from selfalign.tracking.settings import TrackingSettings, has_credentials
 from selfalign.tracking.trackers import STEP
 
 if TYPE_CHECKING:
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
 
 INSTALL = "pip install 'selfalign[publish]'"
 LONGEST_TITLE = 128
@@ -70,13 +70,14 @@ def write_spec(page: Path, runs: Sequence[Run]) -> Path:
 def validate(spec: Any) -> int:
     """How many blocks a specification has, read as W&B's own classes read it. Raises SelfAlignError where it is none."""
     from pydantic import ValidationError
-    from wandb_workspaces.reports.v2 import internal
+    from wandb_workspaces.reports.v2 import internal  # pyright: ignore[reportMissingImports]
 
     try:
         return len(internal.Spec.model_validate_json(json.dumps(spec)).blocks)
     except ValidationError as error:
         raise SelfAlignError(
-            f"expected a W&B report's specification, found: {str(error).splitlines()[0]}; write it anew: selfalign report RUN --publish"
+            f"expected a W&B report's specification, found: {str(error).splitlines()[0]}; write it anew: selfalign "
+            f"report RUN --publish"
         ) from None
 
 
@@ -88,7 +89,8 @@ def publish(page: Path, runs: Sequence[Run]) -> Published:
     path = write_spec(page, runs)
     if not has_credentials():
         raise SelfAlignError(
-            f"`selfalign report --publish` expected a W&B login, found neither WANDB_API_KEY nor a netrc entry; the specification is "
+            f"`selfalign report --publish` expected a W&B login, found neither WANDB_API_KEY nor a netrc entry; the "
+            f"specification is "
             f"written ({path}): run `wandb login`, then the same command again"
         )
     made = _report(page, runs)
@@ -120,7 +122,7 @@ def _report(page: Path, runs: Sequence[Run]) -> wr.Report:
         raise MissingDependencyError(
             f"`selfalign report --publish` expected the package wandb-workspaces, found it missing; {INSTALL}"
         )
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
 
     title = runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs of {runs[0].group or runs[0].name}"
     blocks: list[Any] = [wr.TableOfContents()]
@@ -158,7 +160,7 @@ def _group(runs: Sequence[Run]) -> str:
 
 def _panels(runs: Sequence[Run]) -> list[Any]:
     """Scores as bars, one a metric with its models, and training losses over the steps."""
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
 
     metrics: dict[tuple[str, str, str], list[str]] = {}
     for score in (score for run in runs for score in run.scores if is_number(score)):

@@ -124,8 +124,8 @@ def _t_test(value: float, error: float, freedom: int, confidence: float) -> tupl
 
 
 def aliases(settings: ArrayLike) -> Array:
-    """(factors, pairs of factors in the order of `itertools.combinations`): how much of the interaction of each two the estimate of each
-    main effect holds, where interactions are left out of the model (the alias matrix of Box and Wilson 1951).
+    """(factors, pairs of factors in the order of `itertools.combinations`): how much of the interaction of each two the
+    estimate of each main effect holds, where interactions are left out of the model (the alias matrix of Box and Wilson 1951).
 
     `settings` is (runs, factors) of +1 and -1 that tell main effects apart; 0 where main effects are free of interactions.
     """

@@ -1,4 +1,5 @@
-"""Laws of the page as a browser runs it: no error, no request, sorting and the browser of changes work, planted scripts do not run."""
+"""Laws of the page as a browser runs it: no error, no request, sorting and the browser of changes work, planted scripts do
+not run."""
 
 from __future__ import annotations
 
