@@ -15,6 +15,8 @@ from html import escape
 from markupsafe import Markup
 
 WIDTH = 640.0
+SLACK = 1e-9
+"""Rounding of a place on an axis."""
 MAX_POINTS = 400
 """Points that a curve is drawn with at most; the last of each stretch is kept."""
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -233,16 +235,21 @@ def scatter(spots: Sequence[Spot], *, x_label: str, y_label: str, title: str) ->
     def ends(pick: Callable[[Spot], tuple[float, float | None]]) -> tuple[list[float], float, float]:
         reach = [value + sign * 1.96 * (error or 0.0) for value, error in map(pick, spots) for sign in (-1, 1)]
         low, high = (min(reach), max(reach)) if min(reach) < max(reach) else (min(reach) - 0.5, max(reach) + 0.5)
+        if all(0 <= pick(spot)[0] <= 1 for spot in spots):
+            # A share has no room below 0 or above 1, whatever its whiskers say.
+            low, high = max(low, 0.0), min(high, 1.0)
         marks = ticks(low, high, 5)
-        return marks, min(low, marks[0]), max(high, marks[-1])
+        return [mark for mark in marks if low - SLACK <= mark <= high + SLACK], low, high
 
     (x_marks, x_low, x_high), (y_marks, y_low, y_high) = ends(lambda spot: spot.x), ends(lambda spot: spot.y)
 
     def across(value: float) -> float:
-        return round(left + (value - x_low) / (x_high - x_low) * (WIDTH - left - right), 1)
+        return round(left + (min(max(value, x_low), x_high) - x_low) / (x_high - x_low) * (WIDTH - left - right), 1)
 
     def up(value: float) -> float:
-        return round(height - bottom - (value - y_low) / (y_high - y_low) * (height - top - bottom), 1)
+        return round(
+            height - bottom - (min(max(value, y_low), y_high) - y_low) / (y_high - y_low) * (height - top - bottom), 1
+        )
 
     parts = [f'<svg class="figure" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{_clean(title)}">']
     for mark in x_marks:

@@ -23,6 +23,8 @@ from selfalign.report.tax import Tax
 from selfalign.report.verdicts import Verdict
 from selfalign.tracking.scrub import scrub
 
+CHECKS = {"truncated_share": "share of items with a prompt that did not fit the model's context and lost its beginning"}
+"""Metric that checks an evaluation instead of scoring a model -> what it is."""
 DEFINITIONS = {
     "true_false": "each candidate alone is put to the model as an exam question; its choice is the one with the "
     "largest log p(true) minus "
@@ -154,7 +156,7 @@ def _protocols(runs: Sequence[Run]) -> Sheet:
             ", ".join(
                 ABSENT if chance is None else number(chance) for chance in sorted(chances, key=lambda one: one or 0)
             ),
-            DEFINITIONS.get(protocol, "not one of selfalign's protocols"),
+            CHECKS.get(metric) or DEFINITIONS.get(protocol, "not one of selfalign's protocols"),
             sources.get(task, "not one of selfalign's tasks"),
             f"{len(broken):,}" if broken else "",
         )

@@ -155,34 +155,35 @@ def view(runs: Sequence[Run], found: Sequence[Verdict]) -> dict[str, Any] | None
     )
     head = (
         "claimed",
-        "file",
+        "verdict",
         "where",
         "arm",
-        "n",
-        "seeds",
         "difference",
         "95 % interval",
         "p, Holm",
         "detectable",
-        "verdict",
+        "n",
+        "seeds",
+        "file",
     )
     rows = tuple((str(one.test), _cells(one)) for one in found)
     return {"claims": every, "about": about, "table": Table("Claims", "", head, rows, Markup(""), True)}
 
 
 def _cells(one: Verdict) -> tuple[Cell, ...]:
-    start = (Cell(one.file), Cell(one.place), Cell(one.arm))
     if isinstance(one.found, Refusal):
-        return (*start, *[Cell(ABSENT)] * 6, Cell(f"{UNTESTED}: {one.found.reason}"))
+        said = f"{UNTESTED}: {one.found.reason}"
+        return (Cell(said), Cell(one.place), Cell(one.arm), *[Cell(ABSENT)] * 6, Cell(one.file))
     difference, like = one.found.difference, one.found.control
-    detectable = Cell(number(one.detectable), one.detectable) if one.detectable else Cell(ABSENT)
     return (
-        *start,
-        Cell(f"{one.found.items:,}", one.found.items),
-        Cell(str(one.found.seeds), one.found.seeds),
+        Cell(one.verdict),
+        Cell(one.place),
+        Cell(one.arm),
         Cell(number(difference.value, signed=True), difference.value),
         Cell(interval_text(difference, like), difference.low),
         Cell(p_text(one.adjusted), one.adjusted),
-        detectable,
-        Cell(one.verdict),
+        Cell(number(one.detectable), one.detectable) if one.detectable else Cell(ABSENT),
+        Cell(f"{one.found.items:,}", one.found.items),
+        Cell(str(one.found.seeds), one.found.seeds),
+        Cell(one.file),
     )
