@@ -21,7 +21,7 @@ from selfalign.report.model import Run
 from selfalign.report.page import PageTable, tables
 from selfalign.report.scores import is_number
 from selfalign.tracking.settings import TrackingSettings, has_credentials
-from selfalign.tracking.trackers import STEP
+from selfalign.tracking.trackers import STEP, wandb_id
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
@@ -136,7 +136,7 @@ def _report(page: Path, runs: Sequence[Run]) -> wr.Report:
             blocks.append(wr.H1(text=section))
         blocks.append(wr.MarkdownBlock(text=as_markdown(table)))
     if panels := _panels(runs):
-        blocks += [wr.H1(text="Runs"), wr.PanelGrid(runsets=[wr.Runset(name=_group(runs))], panels=panels)]
+        blocks += [wr.H1(text="Runs"), wr.PanelGrid(runsets=[_runset(runs)], panels=panels)]
     # An entity that is left out would be asked of the server here and now.
     return wr.Report(
         project=_tracking(runs).get("project") or TrackingSettings().project,
@@ -154,8 +154,12 @@ def _section(table: PageTable, runs: Sequence[Run]) -> str | None:
     return None if first in {run.run_id for run in runs} and len(runs) > 1 else first
 
 
-def _group(runs: Sequence[Run]) -> str:
-    return runs[0].group or runs[0].name
+def _runset(runs: Sequence[Run]) -> Any:
+    """Exactly these runs, by the ids that they have in W&B: a group also holds those of other sweeps."""
+    import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
+
+    names = ", ".join(f"'{wandb_id(run.run_id)}'" for run in runs)
+    return wr.Runset(name=runs[0].group or runs[0].name, filters=f"ID in [{names}]")
 
 
 def _panels(runs: Sequence[Run]) -> list[Any]:

@@ -92,6 +92,9 @@ def test_the_specification_is_written_without_login_and_means_the_same_when_read
         "engraved/loss",
     ):
         assert part in text
+    (grid,) = [block for block in content["spec"]["blocks"] if block["type"] == "panel-grid"]
+    (filters,) = [one["filters"]["filters"] for one in grid["metadata"]["runSets"]]
+    assert filters[0]["value"] == ["all", "candor"], "no run of another sweep"
 
 
 @needs_it
