@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from selfalign import claims, resources
-from selfalign.claims import Claim, Expectation, header, of_overrides, read
-from selfalign.errors import ConfigError
+from selfalign.claims import header, read
 from selfalign.evaluation.catalogue import catalogue
 from selfalign.evaluation.protocols import EXAMS
 from selfalign.report import load_runs
@@ -48,23 +45,6 @@ def judged(*folders: Path) -> dict[str, Verdict]:
     return {str(one.test): one for one in verdicts(runs, compare(runs))}
 
 
-def test_a_header_is_read_with_the_lines_that_go_on_and_no_further():
-    one = read("experiments/x", header(HEADER))
-    assert one == Claim(
-        "experiments/x", "Claim", "engraving helps, and cloning costs.", "more, then less.",
-        (Expectation("engraved", False, "base", ("calf_truth/mc1",)), Expectation("cloned", True, "engraved", ("calf_truth",))),
-    )  # fmt: skip
-    assert read("experiments/y", header("# nothing is claimed here\nname: y")) is None
-
-
-@pytest.mark.parametrize(
-    "said", ["engraved = base on x", "engraved > bass on x", "engraved > base", "arm < engraved on x"]
-)
-def test_a_test_that_cannot_be_understood_is_refused_with_what_is_allowed(said: str):
-    with pytest.raises(ConfigError, match="left < right on task"):
-        read("experiments/x", f"Claim: a\nTest: {said}")
-
-
 def test_every_shipped_header_can_be_read_and_names_tasks_and_protocols_that_there_are():
     tasks = {name for task in catalogue().values() for name in (task.name, task.calf_name)}
     files = [path for group in claims.GROUPS for path in sorted((resources.shipped_root() / group).glob("*.yaml"))]
@@ -76,13 +56,6 @@ def test_every_shipped_header_can_be_read_and_names_tasks_and_protocols_that_the
         for place in test.places:
             task, _, protocol = place.partition("/")
             assert task in tasks and (protocol in ("", *EXAMS) or (task, protocol) == (TASK, GOVERNED))
-
-
-def test_a_command_line_names_the_headers_that_a_run_is_held_to():
-    found = of_overrides(["experiments=[quickstart,dromedary]", "seed=3", "sweeps=verbose_tax"])
-    assert [one["file"] for one in found] == ["experiments/quickstart", "experiments/dromedary", "sweeps/verbose_tax"]
-    assert str(found[0]["header"]).startswith("Claim: the whole method")
-    assert of_overrides(["experiments=that_is_gone", "principles.drop=[candor]"]) == []
 
 
 def test_a_difference_is_supported_contradicted_or_undecided_by_its_sign_and_its_corrected_p(tmp_path: Path):
