@@ -61,7 +61,11 @@ def report(arguments: list[str]) -> int:
     """The comparison of one run or several: a table in the terminal, one HTML file."""
     parser = new_parser("report", "Compare runs: terminal table and one self-contained HTML file.")
     parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
-    parser.add_argument("--out", default="", help="HTML file to write (default: report.html in the first run's folder)")
+    parser.add_argument(
+        "--out",
+        default="",
+        help="HTML file to write (default: report.html in the folder of the sweep, or of the first run)",
+    )
     parser.add_argument("--control", default="", metavar="RUN",
                         help="run that the others are compared with (default: the first that leaves out no principle)")  # fmt: skip
     parser.add_argument(
@@ -74,17 +78,18 @@ def report(arguments: list[str]) -> int:
     from selfalign import report as reports
 
     folders = [folder for name in given.run for folder in resolve_runs(name, Path(given.runs))]
-    out = Path(given.out) if given.out else folders[0] / "report.html"
+    first = (resolve_sweep(given.run[0], Path(given.runs)) or folders)[0]
+    out = Path(given.out) if given.out else first / "report.html"
     control = resolve_run(given.control, Path(given.runs)).resolve().name if given.control else ""
     reports.print_scores(folders, control=control)
     reports.write(folders, out, control=control)
     print(f"report: {out}", file=sys.stderr)
-    if given.publish:
-        found = reports.publish(folders, out)
-        print(f"{'published' if found.is_new else 'brought up to date'}: {found.url}", file=sys.stderr)
     if given.export:
         written = reports.export_tables(folders, Path(given.export), control=control)
         print(f"tables: {len(written)} files in {given.export}", file=sys.stderr)
+    if given.publish:
+        found = reports.publish(folders, out)
+        print(f"{'published' if found.is_new else 'brought up to date'}: {found.url}", file=sys.stderr)
     return 0
 
 

@@ -20,7 +20,7 @@ from selfalign.report.principle_use import rules_of
 from selfalign.report.scores import ABSENT, invalid, is_number, number
 from selfalign.report.sheet import Sheet
 from selfalign.report.tax import Tax
-from selfalign.report.verdicts import Verdict
+from selfalign.report.verdicts import UNTESTED, Verdict
 from selfalign.tracking.scrub import scrub
 
 CHECKS = {"truncated_share": "share of items with a prompt that did not fit the model's context and lost its beginning"}
@@ -123,7 +123,7 @@ def _statistics(
             f"Design: {tests} hypotheses in {len(shown.analyses)} tables, each corrected by Holm over its lines."
         )
     if claimed:
-        tests = sum(one.verdict != "not tested" for one in claimed)
+        tests = sum(one.verdict != UNTESTED for one in claimed)
         found.append(f"Claims: {tests} hypotheses, corrected by Holm all together.")
     if comparison or tax:
         found.append(

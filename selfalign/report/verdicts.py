@@ -77,7 +77,8 @@ def _test(file: str, test: Expectation, place: str, control: Arm, comparison: Co
     keys = [key for key in sorted(scored) if key[0] == task and protocol in ("", key[1]) and _is_overall(key)]
     if (task, protocol) == (TASK, GOVERNED):
         keys = [(task, protocol, "share")]
-    # A claim may name the real sets and Calf's: what a run did not score at all, it says nothing about.
+    if not keys:
+        return [Verdict(file, test, ABSENT, place, Refusal(control.label, "no run of this report was scored on it"))]
     found = []
     for key in keys:
         name = " · ".join(key)

@@ -98,3 +98,11 @@ def test_the_page_states_claim_expectation_and_verdict_and_a_run_without_claims_
     for part in ("engraving helps, and cloning costs.", "more, then less.", ">supported<", ">undecided<"):
         assert part in page
     assert 'id="claims"' not in render(load_runs([write_run(tmp_path / "bare")]))
+
+
+def test_a_claim_about_a_set_that_no_run_was_scored_on_is_said_to_be_untested(tmp_path: Path):
+    text = HEADER.replace("cloned < engraved on calf_truth", "cloned < engraved on hhh_alignment/ab_swap")
+    folder = claiming(tmp_path / "a", text, wrong={"base": 20, "engraved": 0, "cloned": 1})
+    one = judged(folder)["cloned < engraved"]
+    assert one.verdict == UNTESTED and one.place == "hhh_alignment/ab_swap"
+    assert "no run of this report was scored on it" in render(load_runs([folder]))
