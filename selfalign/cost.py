@@ -2,9 +2,10 @@
 
 Times are right in their order of magnitude, no more: they follow from `utilisation`, which is what one has to know.
 
-What prompts share is counted to the token; demonstrations and questions, which differ from one to the next, by examples from the
-seeds. What a model will write is not known before it has written: `Expected` says what is reckoned with, a finished run
-(`selfalign plan --pilot RUN`) replaces that by what it measured. Nothing here changes a result.
+What prompts share is counted to the token, and so are whole prompts where the questions are there already; else demonstrations and
+questions, which differ from one to the next, are counted by examples from the seeds. What a model will write is not known before it
+has written: `Expected` says what is reckoned with, a finished run (`selfalign plan --pilot RUN`) replaces that by what it
+measured. Nothing here changes a result.
 
 Operations by Kaplan et al. 2020 (arXiv:2001.08361, section 2.1): 2 per parameter for a token that is read or written. LoRA's
 backward pass goes through the frozen weights and computes no gradient of them: 4 per parameter for a token that is trained on, 6
@@ -14,8 +15,8 @@ where activations are computed again. Written tokens are bounded by reading the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import ceil
 from pathlib import Path
@@ -25,11 +26,13 @@ from typing import Any
 from selfalign import jsonl, prompts
 from selfalign.artifacts import MANIFEST
 from selfalign.devices import DEVICES
-from selfalign.errors import unknown
+from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count
+from selfalign.errors import ConfigError, unknown
 from selfalign.evaluation import data as questions
 from selfalign.evaluation.catalogue import catalogue
 from selfalign.evaluation.protocols import EXAMS, Chat
 from selfalign.pipeline import Memo, Node
+from selfalign.records import Prompt
 from selfalign.stages.contamination import Contamination
 from selfalign.stages.engrave import Engrave
 from selfalign.stages.evaluate import Evaluate
@@ -102,6 +105,11 @@ class Cost:
     note: str = ""
     """What is not counted."""
 
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of all prompts, each counted whole."""
+        return self.requests * self.shared_tokens + self.prompt_tokens
+
     def device_seconds(self, settings: PlanSettings, parameters: float, bytes_per_parameter: int) -> float:
         """Seconds of one device of the kind, at the utilisation that is reckoned with."""
         device = DEVICES[settings.device]
@@ -144,6 +152,23 @@ def problems(settings: PlanSettings) -> list[str]:
     return found
 
 
+BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
+"""Bytes of a parameter."""
+
+
+def parameters_of(settings: PlanSettings, model: ModelSettings) -> float:
+    """Parameters of the base model: the setting, else those of its weights. Raises ConfigError where neither is there."""
+    found = settings.parameters or float(parameter_count(model_folder(model, weights=False)))
+    if not found:
+        raise ConfigError(
+            [
+                f"plan.parameters: expected the size of a model whose weights are not here ({model.path}), found 0; set "
+                "it, as in plan.parameters=7e9"
+            ]
+        )
+    return found
+
+
 def costs(
     nodes: Mapping[str, Node],
     settings: PlanSettings,
@@ -152,17 +177,23 @@ def costs(
     recompute: bool = False,
     pilot: Mapping[str, Measured] | None = None,
     memo: Memo | None = None,
+    given: Mapping[str, Sequence[Prompt]] | None = None,
 ) -> dict[str, Cost]:
     """What each node has to do, in the order of the nodes, which must stand behind what they read.
 
     `recompute`: whether training computes activations again (gradient checkpointing). `pilot`: node -> what it did in a
-    finished run; the rest is `settings.expected`. `memo`: what was counted by the same tokenizer before.
+    finished run; the rest is `settings.expected`. `memo`: what was counted by the same tokenizer before. `given`: node -> its
+    prompts, where they are there already: what is asked about them is counted to the token.
     """
     estimate = _Estimate(settings, count_tokens, recompute, pilot or {}, memo or Memo())
+    given = given or {}
     found: dict[str, Cost] = {}
     for name, node in nodes.items():
-        kept = {role: found[source].kept for role, source in node.inputs.items()}
-        found[name] = estimate.of(name.removesuffix(f" ({node.arm})"), node.stage, kept)
+        kept = {
+            role: len(given[source]) if source in given else found[source].kept for role, source in node.inputs.items()
+        }
+        asked = given.get(node.inputs.get("prompts", ""))
+        found[name] = estimate.of(name.removesuffix(f" ({node.arm})"), node.stage, kept, asked)
     return found
 
 
@@ -182,9 +213,17 @@ class _Estimate:
         self.answer_tokens = 0.0
         self.long_answer_tokens = 0.0
 
-    def of(self, name: str, stage: Any, kept: Mapping[str, int]) -> Cost:
-        """The cost of a node, from the rows that its inputs keep."""
-        measured = self.pilot.get(name, Measured())
+    def of(self, name: str, stage: Any, kept: Mapping[str, int], asked: Sequence[Prompt] | None = None) -> Cost:
+        """The cost of a node, from the rows that its inputs keep, and the prompts that it asks where they are known."""
+        found = self._of(name, stage, kept, self.pilot.get(name, Measured()))
+        if asked is None or not isinstance(stage, SelfAlign | VerboseClone):
+            return found
+        sent = self.memo(
+            "sent", (stage, list(asked)), lambda: sum(self.count(one.prompt) for one in stage.requests(asked))
+        )
+        return replace(found, prompt_tokens=sent - found.requests * found.shared_tokens)
+
+    def _of(self, name: str, stage: Any, kept: Mapping[str, int], measured: Measured) -> Cost:
         match stage:
             case SelfInstruct():
                 return self._self_instruct(stage, measured)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from selfalign import cost, designs, progress, shards
+from selfalign import budget, cost, designs, progress, shards
+from selfalign.budget import BudgetSettings
 from selfalign.cost import PlanSettings
 from selfalign.designs import DesignSettings
 from selfalign.engines.model import ModelSettings, model_folder, model_problems
@@ -135,6 +136,8 @@ class Experiment:
     """Which jobs the designs of `sweeps/` make."""
     plan: PlanSettings = field(default_factory=PlanSettings, metadata={"transient": True})
     """What `selfalign plan` reckons with."""
+    budget: BudgetSettings = field(default_factory=BudgetSettings, metadata={"transient": True})
+    """What the run may spend."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings, metadata={"transient": True})
     """Where runs are logged (group `tracking=`)."""
 
@@ -360,6 +363,7 @@ def problems(experiment: Experiment, memo: Memo | None = None) -> list[str]:
     evaluation = memo("evaluation", (experiment.evaluation,), partial(evaluation_problems, experiment.evaluation))
     found += [f"evaluation: {problem}" for problem in evaluation]
     found += [f"plan: plan.{problem}" for problem in cost.problems(experiment.plan)]
+    found += budget.problems(experiment.budget, experiment.plan.price_per_hour)
     found += designs.problems(experiment.design)
     try:
         designs.failure_limit(experiment.on_failure)

@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 
-from selfalign import claims, jsonl, shards, tracking
+from selfalign import claims, cost, jsonl, shards, tracking
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store, provenance
+from selfalign.budget import Ledger
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
 from selfalign.identity import differences, plain
@@ -56,6 +57,10 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
     (folder / "config.yaml").write_text(yaml.safe_dump(stated, sort_keys=False, allow_unicode=True), encoding="utf-8")
     run_name = experiments.run_id(experiment)
     manifest = _begun(experiment, arguments, group)
+    if (folder / "manifest.json").is_file():
+        # What was reckoned before the first attempt is what all of them together are held against.
+        before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest["reckoned"] = before.get("reckoned", {})
     jsonl.write_json(folder / "manifest.json", manifest)
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{run_name}: {folder}")
@@ -68,13 +73,17 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         job_type="run",
         config=stated,
     )
+    devices, price = experiment.plan.devices, experiment.plan.price_per_hour
+    ledger = Ledger(folder, experiment.budget, devices * price)
     started = time.monotonic()
     code = 1
     try:
         nodes, left_out = experiments.fitting(experiment, experiments.pipeline(experiment))
         manifest["nodes"] |= {name: _left_out(name, why, say) for name, why in left_out.items()}
-        watcher = _Watcher(folder, manifest, tracker, say, nodes)
+        manifest["reckoned"] = manifest.get("reckoned") or _reckoned(experiment)
+        watcher = _Watcher(folder, manifest, tracker, say, nodes, ledger)
         context = experiments.context(experiment, quiet=quiet)
+        context = replace(context, progress=ledger.watched(context.progress))
         results = run(nodes, Store(Path(experiment.store)), context, watcher)
         code = int(any(result.status in ("failed", "blocked") for result in results.values()))
         manifest["status"] = "failed" if code else "done"
@@ -86,6 +95,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         manifest["status"], manifest["error"] = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
+        ledger.end()
         manifest["seconds"] = round(time.monotonic() - started, 3)
         _finish(folder, manifest, tracker, code)
     _show(folder, manifest, say, quiet)
@@ -106,6 +116,34 @@ def _begun(experiment: Experiment, arguments: Sequence[str], group: str = "") ->
         **provenance(),
         "nodes": {},
         "arms": {arm: {} for arm in experiment.arms},
+    }
+
+
+def _reckoned(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """What each node was reckoned to do before anything ran: `selfalign plan --actual` holds it against what it did."""
+    alone = replace(experiment, arms={})
+    nodes, _ = experiments.fitting(alone, experiments.pipeline(alone))
+    try:
+        parameters = cost.parameters_of(experiment.plan, experiment.model)
+    except ConfigError:
+        parameters = None  # a served model's size is nobody's business here: no seconds
+    found = cost.costs(
+        nodes,
+        experiment.plan,
+        experiment.engine.count_tokens,
+        recompute=experiment.trainer.gradient_checkpointing,
+    )
+    return {
+        name: {
+            "kept": one.kept,
+            "requests": one.requests,
+            "read_tokens": one.read_tokens,
+            "new_tokens": one.new_tokens,
+            "seconds": None
+            if parameters is None
+            else round(one.device_seconds(experiment.plan, parameters, cost.BYTES[experiment.model.dtype]), 3),
+        }
+        for name, one in found.items()
     }
 
 
@@ -148,13 +186,22 @@ class _Watcher:
     tracker."""
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, say: Any, nodes: Mapping[str, Node]
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        tracker: tracking.Tracker,
+        say: Any,
+        nodes: Mapping[str, Node],
+        ledger: Ledger,
     ) -> None:
         self.folder, self.manifest, self.tracker, self.say, self.nodes = folder, manifest, tracker, say, nodes
+        self.ledger = ledger
 
     def __call__(self, name: str, result: NodeResult | None) -> None:
         if result is None:
+            self.ledger.begin(name)
             return
+        self.ledger.end(result)
         arm = self.nodes[name].arm
         # What belongs to another arm is no result of this run: it is named, and neither counted, linked nor tracked.
         (self.manifest["arms"][arm] if arm else self.manifest["nodes"])[name] = asdict(result)

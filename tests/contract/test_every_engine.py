@@ -20,8 +20,8 @@ from selfalign.identity import canonical
 
 FOLDER = Path(selfalign.engines.__file__).parent
 PARTS = {
-    "__init__", "attention", "base", "forest", "generation", "http", "memory", "model", "penalties", "pieces", "plain",
-    "prefix_tree", "rows", "sampling", "scoring", "serving", "slots", "tokens",
+    "__init__", "answers", "attention", "base", "forest", "generation", "http", "memory", "model", "openai_chat", "penalties",
+    "pieces", "plain", "prefix_tree", "rows", "sampling", "scoring", "serving", "slots", "tokens",
 }  # fmt: skip
 """Files of that folder that are no engine."""
 ENGINES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)

@@ -95,7 +95,33 @@ def test_plan_why_show_report_and_prompt_look_without_computing(done: tuple[Path
     assert report.returncode == 0 and (folder / "page.html").stat().st_size > 10_000
     prompt = selfalign(folder, "prompt", *SMALL, "principles.drop=[helpful]", "--diff")
     assert prompt.returncode == 0 and "-3 (helpful)." in prompt.stdout and "tokens" in prompt.stderr
+    assert "no exemplar shows: ethical" in prompt.stderr
+    other = selfalign(
+        folder, "prompt", *SMALL, "principles.drop=[helpful]", "--against", "principles.order=['...',candor]"
+    )
+    assert "-16 (candor)." in other.stdout and "+6 (candor)." in other.stdout and "-3 (helpful)." in other.stdout
     assert Path(selfalign(folder, "tasks").stdout.strip()).is_dir()
+    actual = selfalign(folder, "plan", "--actual", run.name)
+    responses = next(line for line in actual.stdout.splitlines() if line.startswith("responses "))
+    counts = json.loads((run / "manifest.json").read_text())["nodes"]["responses"]["counts"]
+    completions = jsonl.read(run / "stages" / "responses" / "completions.jsonl")
+    assert f" / {counts['kept']} " in responses
+    assert f" / {sum(row['prompt_tokens'] for row in completions):,} " in responses
+
+
+def test_a_run_that_has_spent_its_budget_stops_says_so_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "script.jsonl", script_rows())
+    short = [*SMALL, "tracking=none", "stages=no_cloning", "evaluation=none"]
+    stopped = selfalign(tmp_path, "run", *short, "budget.tokens=10")
+    assert stopped.returncode == 1 and "budget.tokens: expected at most 10 to be spent on this run" in stopped.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and list(manifest["nodes"]) == ["instructions"]
+    assert "budget.tokens" in (run / "error.txt").read_text()
+    assert selfalign(tmp_path, "run", *short).returncode == 0
+    nodes = json.loads((run / "manifest.json").read_text())["nodes"]
+    assert nodes["instructions"]["status"] == "reused" and nodes["engraved"]["status"] == "computed"
+    assert not (run / "error.txt").exists()
 
 
 def test_verify_finds_a_number_that_its_items_do_not_give(done: tuple[Path, Path]) -> None:

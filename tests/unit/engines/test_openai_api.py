@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from selfalign import experiment, groups
-from selfalign.commands import planning, serve_command
+from selfalign import cost, experiment, groups
+from selfalign.commands import serve_command
 from selfalign.engines import http
 from selfalign.engines.base import GenerateRequest, NgramPenalty, Sampling, ScoreRequest
 from selfalign.engines.http import wait_asked
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.engines.model import ModelSettings, raw_tokenizer
-from selfalign.engines.openai_api import Endpoint, OpenAIApi, estimated_tokens
+from selfalign.engines.openai_api import Endpoint, OpenAIApi
+from selfalign.engines.openai_chat import estimated_tokens
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.serving import adapter_name
 from selfalign.errors import ConfigError, DataError, StageError
@@ -895,7 +896,7 @@ def test_the_weights_are_needed_for_training_alone(tiny_model, tmp_path):
         (problem,) = experiment.problems(needs)
         assert "expected *.safetensors" in problem
     with pytest.raises(ConfigError, match=r"plan.parameters: .*plan.parameters=7e9"):
-        planning._parameters(one)
+        cost.parameters_of(one.plan, one.model)
 
 
 def test_what_is_engraved_is_named_by_its_weights_though_the_engine_knows_none(settings, tiny_model, tmp_path):
