@@ -14,7 +14,7 @@ from selfalign.report import load_runs
 from selfalign.report.figures import Spot, scatter
 from selfalign.report.html import render
 from selfalign.report.pareto import fronts
-from selfalign.report.tax import tax_arms
+from selfalign.report.tax import tax_arms, verbose_tax
 from selfalign.report.tradeoff_view import tradeoffs, truncation
 from selfalign.report.truncation import BUDGETS, TASK, truncated
 from tests.unit.report.run_folders import answer_row, exam_row, write_run, write_scores
@@ -94,3 +94,12 @@ def test_a_scatter_plot_of_one_place_can_be_drawn_and_none_is_empty(error: float
     figure = scatter([Spot("a", "s-base", (0.5, error), (0.5, error))], x_label="x", y_label="y", title="t")
     assert "<circle" in figure and "nan" not in figure and figure.count("whisker") == (2 if error else 0)
     assert scatter([], x_label="x", y_label="y", title="t") == ""
+
+
+def test_adherence_is_part_of_the_verbose_tax_where_an_oracle_can_read_the_answers(tmp_path: Path):
+    run = write_scores(write_run(tmp_path / "a"), {"engraved": asked(0), "cloned": asked(20)})
+    tax = verbose_tax(load_runs([run]))
+    assert tax is not None
+    (one,) = [family for family in tax.families if family.metric == "governed"]
+    assert one.name == "calf_questions · whole answers · governed" and one.contrasts[0].difference.value == 0.0
+    assert tax.per_100(one.contrasts[0]) is not None, "answers are 20 tokens longer, every one of them"
