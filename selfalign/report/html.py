@@ -158,7 +158,7 @@ def _analyses(runs: Sequence[Run], control: str) -> dict[str, Any]:
         "changes": flips_view.view(changes) if changes else None,
         "tax": ablation_view.tax_view(cost) if cost else None,
         "truncation": tradeoff_view.truncation(budgets) if budgets else None,
-        "tradeoffs": tradeoff_view.tradeoffs(fronts(runs)),
+        "tradeoffs": tradeoff_view.tradeoffs(fronts(runs, control)),
         "methods": methods(runs, effects, cost, design, claimed),
     }
 

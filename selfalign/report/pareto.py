@@ -62,9 +62,12 @@ class Front:
     """Arm by arm, models in the order of the method."""
 
 
-def fronts(runs: Sequence[Run]) -> list[Front]:
-    """Helpfulness against trust: by HHH's helpful questions, and by each judged comparison; those with two points or more."""
-    found_arms, _ = arms(runs)
+def fronts(runs: Sequence[Run], control: str = "") -> list[Front]:
+    """Helpfulness against trust: by HHH's helpful questions, and by each judged comparison; those with two points or more.
+
+    `control` is as in `arms.arms`.
+    """
+    found_arms, _ = arms(runs, control)
     trust = _first(runs, TRUST)
     if trust is None:
         return []

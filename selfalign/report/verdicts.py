@@ -83,8 +83,10 @@ def _test(file: str, test: Expectation, place: str, control: Arm, comparison: Co
     for key in keys:
         name = " · ".join(key)
         if test.right in ("arm", "control"):
-            found += [Verdict(file, test, one.arm, f"{name}, {subject}", _turned(one, test.left == "control"))
-                      for subject, contrasts in _of_arms(comparison, key) for one in contrasts]  # fmt: skip
+            of_arms = [Verdict(file, test, one.arm, f"{name}, {subject}", _turned(one, test.left == "control"))
+                       for subject, contrasts in _of_arms(comparison, key) for one in contrasts]  # fmt: skip
+            alone = Refusal(control.label, "no other arm can be compared with the control")
+            found += of_arms or [Verdict(file, test, ABSENT, name, alone)]
         else:
             sides = [(_outcomes(run, key, test.right), _outcomes(run, key, test.left)) for run in control.runs.values()]
             found.append(Verdict(file, test, control.label, name, side_by_side(control.label, sides, is_exam=True)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from selfalign import prompts
+from selfalign import jsonl, prompts
 from selfalign.calf import world
+from selfalign.evaluation.judge import Review
 from selfalign.report import load_runs
 from selfalign.report.figures import Spot, scatter
 from selfalign.report.html import render
@@ -17,7 +20,7 @@ from selfalign.report.pareto import fronts
 from selfalign.report.tax import tax_arms, verbose_tax
 from selfalign.report.tradeoff_view import tradeoffs, truncation
 from selfalign.report.truncation import BUDGETS, TASK, truncated
-from tests.unit.report.run_folders import answer_row, exam_row, write_run, write_scores
+from tests.unit.report.run_folders import answer_row, exam_row, write_json, write_run, write_scores
 
 KINDS = ("advice", "unknown_person", "live", "debate", "sort_words")
 
@@ -103,3 +106,19 @@ def test_adherence_is_part_of_the_verbose_tax_where_an_oracle_can_read_the_answe
     (one,) = [family for family in tax.families if family.metric == "governed"]
     assert one.name == "calf_questions · whole answers · governed" and one.contrasts[0].difference.value == 0.0
     assert tax.per_100(one.contrasts[0]) is not None, "answers are 20 tokens longer, every one of them"
+
+
+def test_judged_answers_make_a_front_of_their_own_and_a_card_that_is_invalid_none(tmp_path: Path):
+    run = write_scores(write_run(tmp_path / "a"), {"engraved": both(15, 10)[:20], "cloned": both(9, 18)[:20]})
+    for subject, marks in (("engraved", (8.0, 6.0)), ("cloned", (7.0, 9.0)), ("base", (5.0, 5.0))):
+        rows = [asdict(Review(f"r{n}", n, "a", "b", "", (marks[0], marks[1] - n % 2), "j", {})) for n in range(10)]
+        place = run / "stages" / f"judged_{subject}_gpt"
+        place.mkdir()
+        jsonl.write(place / "reviews.jsonl", rows)
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["nodes"][place.name] = {"stage": "Judge", "status": "computed", "path": str(place),
+                                         "counts": {"in": 10, "kept": 10, "dropped": {}}}  # fmt: skip
+        write_json(run / "manifest.json", manifest)
+    (front,) = fronts(load_runs([run]))
+    assert front.help == "share of questions won against gpt"
+    assert {point.subject: point.help.value for point in front.points} == {"engraved": 1.0, "cloned": 0.0}

@@ -106,3 +106,9 @@ def test_a_claim_about_a_set_that_no_run_was_scored_on_is_said_to_be_untested(tm
     one = judged(folder)["cloned < engraved"]
     assert one.verdict == UNTESTED and one.place == "hhh_alignment/ab_swap"
     assert "no run of this report was scored on it" in render(load_runs([folder]))
+
+
+def test_a_claim_about_arms_of_a_run_alone_is_said_to_be_untested(tmp_path: Path):
+    text = HEADER.replace("engraved > base on calf_truth/mc1", "control > arm on calf_truth")
+    one = judged(claiming(tmp_path / "a", text, wrong={"engraved": 0, "cloned": 1}))["control > arm"]
+    assert one.verdict == UNTESTED and "no other arm" in str(one.found)
