@@ -27,6 +27,7 @@ from selfalign.report.arms import comparable
 from selfalign.report.drawings import Drawing
 from selfalign.report.judged import judged
 from selfalign.report.model import Node, Run
+from selfalign.report.outcomes import gate, protocols
 from selfalign.report.principle_use import Citation, Compared, PrincipleUse, Rules, compare, rules_of
 from selfalign.report.published import published
 from selfalign.report.telemetry import MATCHES_SHOWN, PARITY, Telemetry, collect
@@ -125,7 +126,7 @@ def render(runs: Sequence[Run], *, control: str = "") -> str:
             with_tax="engraved" in columns and "cloned" in columns,
             score_rows=[_score_row(line, columns) for line in lines],
             tax_errors=scores.errors([line.is_tax_paired for line in lines if line.tax], "the two models"),
-            sheets=[*judged(runs), *assessed(runs), *published(runs)],
+            sheets=[*protocols(runs), *gate(runs), *judged(runs), *assessed(runs), *published(runs)],
             gaps=gap.views(runs),
             tax=ablation_view.tax_view(cost) if cost else None,
             effects=ablation_view.effects(effects) if effects else None,
