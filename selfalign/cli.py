@@ -27,6 +27,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign serve-command RUN           the vLLM command that serves a run's base model and adapters
   selfalign import dromedary DIR        the reference's principles, exemplars, prompts and seeds, into your own folder
   selfalign judge RUN --against WHAT    a judge compares its answers to open questions with others, in both orders
+  selfalign judge RUN --rubric IDS      a judge holds its answers against principles, one by one
   selfalign data fetch|list             the real evaluation sets, by URL and checksum; offline: --from DIR
   selfalign calf card                   measure the embedded model and write its page, docs/calf.md
   selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
@@ -181,6 +182,7 @@ WORDS = {
     "data": ("fetch", "list", "--from", "--to"),
     "judge": (
         "--against",
+        "--rubric",
         "--subject",
         "--questions",
         "--prompt",

@@ -35,7 +35,9 @@ from selfalign.pipeline import Memo, Node
 from selfalign.records import Prompt
 from selfalign.stages.contamination import Contamination
 from selfalign.stages.engrave import Engrave
+from selfalign.stages.engraving_gap import STUDENTS, EngravingGap
 from selfalign.stages.evaluate import Evaluate
+from selfalign.stages.given_answers import GivenAnswers
 from selfalign.stages.merge import Merge
 from selfalign.stages.parity import Parity
 from selfalign.stages.red_team import RedTeam
@@ -238,8 +240,12 @@ class _Estimate:
             case Engrave():
                 long = name == "cloned"
                 return self._engrave(stage, kept, self.long_answer_tokens if long else self.answer_tokens)
+            case EngravingGap():
+                return self._engraving_gap(stage, kept)
             case Evaluate():
                 return self._evaluate(stage)
+            case GivenAnswers():
+                return self._given_answers(stage)
             case Merge():
                 return Cost(kept=sum(kept.values()) + (_rows_of(stage.file) or self.prompts))
             case Contamination():
@@ -336,6 +342,13 @@ class _Estimate:
         self.long_answer_tokens = written
         return Cost(int(asked * share), asked, shared, asked * self._question, ceil(asked * written))
 
+    def _given_answers(self, stage: GivenAnswers) -> Cost:
+        """Nothing is computed; a sample of the rows says how long the answers are that will be trained on."""
+        rows = [row for row in stage.responses() if row.kept]
+        sample = rows[:: max(1, len(rows) // 200)]
+        self.answer_tokens = mean(self.count(row.text) for row in sample) if sample else 0.0
+        return Cost(kept=len(rows))
+
     def _engrave(self, stage: Engrave, kept: Mapping[str, int], answer: float) -> Cost:
         rows = min(kept["responses"], kept.get("parity", kept["responses"]))
         identity = prompts.load_identity(stage.assistant, stage.texts) if stage.identity_rows else []
@@ -347,6 +360,15 @@ class _Estimate:
             trained_tokens=tokens,
             operations_per_trained_token=6.0 if self.recompute else 4.0,
         )
+
+    def _engraving_gap(self, stage: EngravingGap, kept: Mapping[str, int]) -> Cost:
+        rows = min(2 * stage.settings.samples, kept["responses"])
+        bare = 1 + sum(name in kept for name in STUDENTS)
+        stem = self.memo("stem", (stage.writer,), lambda: self.count(stage.writer.arm()[3]))
+        thoughts = ceil(stage.writer.thoughts_tokens * self.expected.budget_used)
+        read = (1 + bare) * (self._question + ceil(self.answer_tokens)) + thoughts
+        # What all prompts begin with is read once, whatever the batches.
+        return Cost(kept=rows, requests=(1 + bare) * rows, prompt_tokens=stem + rows * read)
 
     def _evaluate(self, stage: Evaluate) -> Cost:
         settings = stage.settings

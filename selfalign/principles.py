@@ -90,6 +90,9 @@ class Principle:
     text: str
     """The rule, with {assistant} for the assistant's name and {cutoff} for the end of its knowledge."""
     source: str
+    rubric: str = ""
+    """How a judge tells whether an answer follows it, and where it does not apply; empty where nobody wrote that down. No model
+    that is trained or scored sees it."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +182,10 @@ def load_principle(principle_id: str, folder: str = "") -> Principle:
     relative = f"{below(folder)}/{principle_id}.yaml"
     content = _load(relative)
     fields = ("id", "number", "name", "text", "source")
-    _checked(relative, content, fields, fields)
+    _checked(relative, content, (*fields, "rubric"), fields)
     if content["id"] != principle_id:
         raise DataError(f"{relative}: expected id '{principle_id}' as in the file's name, found '{content['id']}'")
-    return Principle(**{key: content[key] for key in fields})
+    return Principle(**{key: content[key] for key in fields}, rubric=content.get("rubric") or "")
 
 
 def load_exemplar(exemplar_id: str, folder: str = "") -> Exemplar:

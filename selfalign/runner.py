@@ -28,7 +28,7 @@ from selfalign.identity import differences, plain
 from selfalign.pipeline import Node, NodeResult, run
 from selfalign.report.model import SWEEP
 
-TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "scores.jsonl")
+TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "gaps.jsonl", "scores.jsonl")
 """Files of an artifact that go to the tracker as tables."""
 
 
@@ -225,6 +225,7 @@ class _Watcher:
         self.tracker.summary(numbers)
         for file in TABLE_FILES:
             if (path / file).is_file() and (rows := jsonl.read(path / file)):
+                rows = [_flat(row) for row in rows]
                 columns = list(dict.fromkeys(key for row in rows for key in row))
                 values = [[_cell(row.get(column)) for column in columns] for row in rows]
                 self.tracker.table(f"{name}/{file.removesuffix('.jsonl')}", columns, values)
@@ -238,6 +239,14 @@ class _Watcher:
         trained = any((path / folder).is_dir() for folder in ("adapter", "model"))
         kind = "model" if trained else "evaluation" if name.startswith("scores_") else "dataset"
         self.tracker.artifact(name, kind, path, {"artifact": result.artifact, "counts": dict(result.counts)})
+
+
+def _flat(row: jsonl.Row) -> jsonl.Row:
+    """A row in which what is named within a field has a column of its own."""
+    inner = {
+        f"{key}/{name}": one for key, value in row.items() if isinstance(value, Mapping) for name, one in value.items()
+    }
+    return {key: value for key, value in row.items() if not isinstance(value, Mapping)} | inner
 
 
 def _cell(value: Any) -> Any:

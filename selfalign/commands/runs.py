@@ -137,6 +137,7 @@ def _verify_run(folder: Path) -> tuple[int, list[str]]:
         checked += len(files)
         if damage := Store.damage(path, files):
             found.append(f"{name}: {damage} ({path})")
+        found += [f"{name}: {text}" for text in _underived(path, entry)]
         if name.startswith("scores_"):
             derived += [to_row(score) for score in rescore(path, name.removeprefix("scores_"))]
     stated = jsonl.read(folder / "scores.jsonl")
@@ -156,6 +157,32 @@ def _verify_run(folder: Path) -> tuple[int, list[str]]:
             found.append(f"{label}: scores.jsonl says {changed}")
     found += [f"{'/'.join(left)}: in scores.jsonl, but no stored item stands behind it" for left in by_key]
     return checked, found
+
+
+def _underived(path: Path, entry: jsonl.Row) -> list[str]:
+    """Numbers of a node that its rows do not give: of the engraving gap, of verdicts, and marks of Calf's answers."""
+    from selfalign.calf import oracle
+    from selfalign.evaluation import gap, rubric
+    from selfalign.evaluation.scores import ORACLE, adherence_rows
+
+    found = []
+    for file, derive in (("gaps.jsonl", gap.metrics), ("verdicts.jsonl", rubric.metrics)):
+        if (path / file).is_file():
+            given, stated = derive(jsonl.read(path / file)), dict(entry["metrics"])
+            found += [
+                f"{key}: the manifest says {stated.get(key)}, its rows give {given.get(key)}"
+                for key in sorted({*given, *stated})
+                if given.get(key) != stated.get(key)
+            ]
+    items = jsonl.read(path / "items.jsonl") if (path / "items.jsonl").is_file() else []
+    if stored := [row for row in items if row["protocol"] == ORACLE]:
+        known = {row["item"]: row["marks"] for row in adherence_rows(items, oracle.marks)}
+        found += [
+            f"{row['item']}: items.jsonl has the marks {row['marks']}, its answer gives {known.get(row['item'])}"
+            for row in stored
+            if row["marks"] != known.get(row["item"])
+        ]
+    return found
 
 
 def sync(arguments: list[str]) -> int:

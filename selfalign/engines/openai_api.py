@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from selfalign.engines.adapters import not_opened
 from selfalign.engines.answers import complaint, completed, drawn, read_choice
 from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
@@ -28,7 +29,7 @@ from selfalign.engines.model import (
     raw_tokenizer,
     special_tokens,
 )
-from selfalign.engines.openai_chat import ChatEngine, estimated_tokens
+from selfalign.engines.openai_chat import ChatEngine, estimated_tokens, no_adapter
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.pieces import MARKER, UNSAID, Asked, Desk, Pair, Piece, completion, joined
 from selfalign.engines.serving import adapter_name, check_adapter, serve_command
@@ -135,9 +136,9 @@ class OpenAIApi:
         return self.model.context_length if self._is_chat else model_context_length(self.model, weights=False)
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[OpenAIApiEngine | ChatEngine]:
-        """The served model, or the served LoRA adapter of a folder; one token is asked for, to see that all is well. A chat
-        model is asked nothing here: some take no budget of one token.
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[OpenAIApiEngine | ChatEngine]:
+        """The served model, or the served LoRA adapter of a folder, whose base cannot be looked at from here; one token is asked
+        for, to see that all is well. A chat model is asked nothing here: some take no budget of one token.
 
         Raises ConfigError listing every problem of the settings, and for an adapter with `endpoint=chat`; DataError for a folder
         that holds no adapter; and StageError for a server that does not answer, that does not list what is wanted (with the
@@ -146,27 +147,26 @@ class OpenAIApi:
         problems = self.problems()
         if problems:
             raise ConfigError(problems)
-        if adapter is not None and self._is_chat:
-            # The server would put its own chat template around the prompts that the adapter was trained on.
-            raise ConfigError(
-                [
-                    f"engine.endpoint: expected completions for an adapter, found chat and {adapter}; set "
-                    "engine.endpoint=completions, or leave out the stages that train"
-                ]
-            )
-        if adapter is not None:
-            check_adapter(adapter)
+        every = [one for one in (adapter, *more) if one is not None]
+        if every and self._is_chat:
+            raise no_adapter(every[0])
+        for one in every:
+            check_adapter(one)
         from selfalign.engines.http import Connection, connected
 
         connection = Connection(
             self.base_url.rstrip("/"), self.key_variable, self.concurrency, self.timeout_s, self.retries
         )
         with connected(connection) as server:
-            name, window = self._name(server, adapter), self.context_length()
+            name, window = self._name(server, None), self.context_length()
             if self._is_chat:
                 yield ChatEngine(server, name, context_length=window, group_size=self.batch_size)
                 return
-            engine = OpenAIApiEngine(server, name, self._folder(), context_length=window, group_size=self.batch_size)
+            names = {one.resolve(): self._name(server, one) for one in every}
+            engine = OpenAIApiEngine(
+                server, name, self._folder(), names, context_length=window, group_size=self.batch_size
+            )
+            engine.swap(adapter)
             engine.check_tokenizer()
             yield engine
 
@@ -234,9 +234,14 @@ def _only(listed: Sequence[Mapping[str, Any]], url: str) -> str:
 class OpenAIApiEngine:
     """A served model: obtained from `OpenAIApi.open`."""
 
-    def __init__(self, server: Server, model: str, folder: Path, *, context_length: int, group_size: int = 256) -> None:
+    def __init__(
+        self, server: Server, model: str, folder: Path, adapters: Mapping[Path, str] | None = None, *,
+        context_length: int, group_size: int = 256,
+    ) -> None:  # fmt: skip
         self.context_length = context_length
         self.group_size = group_size
+        self._base = model
+        self._adapters = adapters or {}
         self.served_model = model
         """The name that requests go to: the base model's or an adapter's."""
         self._server = server
@@ -246,6 +251,14 @@ class OpenAIApiEngine:
         self._first = first_token(model_config(folder).get("bos_token_id"), self._tokenizer, special, ends)
         self._desk = Desk(self._tokenizer, Vocabulary(self._tokenizer, ends), self._first, context_length)
         self._says_why = True
+
+    def swap(self, adapter: Path | None) -> None:
+        """Send further requests to another served adapter, or to the base model. Raises StageError for an adapter that the
+        engine was not opened with."""
+        place = adapter.resolve() if adapter is not None else None
+        if place is not None and place not in self._adapters:
+            raise not_opened(place, list(self._adapters))
+        self.served_model = self._adapters[place] if place is not None else self._base
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by the local tokenizer."""

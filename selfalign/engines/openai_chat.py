@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfalign.engines.answers import complaint, completed, drawn, read_choice
@@ -15,7 +16,7 @@ from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, Sc
 from selfalign.engines.penalties import weights
 from selfalign.engines.pieces import Asked, Piece, completion
 from selfalign.engines.tokens import token_budget
-from selfalign.errors import StageError
+from selfalign.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
     from selfalign.engines.http import Answer, Server
@@ -31,6 +32,17 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
+def no_adapter(adapter: Path) -> ConfigError:
+    """The error for an adapter behind a chat endpoint: the server would put its own chat template around the prompts that the
+    adapter was trained on."""
+    return ConfigError(
+        [
+            f"engine.endpoint: expected completions for an adapter, found chat and {adapter}; set "
+            "engine.endpoint=completions, or leave out the stages that train"
+        ]
+    )
+
+
 class ChatEngine:
     """A served chat model, asked through `/chat/completions` and without a tokenizer: obtained from `OpenAIApi.open`."""
 
@@ -41,6 +53,11 @@ class ChatEngine:
         """The name that requests go to."""
         self._server = server
         self._budget = "max_tokens"
+
+    def swap(self, adapter: Path | None) -> None:
+        """Nothing to do for the base model. Raises ConfigError for an adapter."""
+        if adapter is not None:
+            raise no_adapter(adapter)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by `estimated_tokens`."""

@@ -48,15 +48,22 @@ def publish(folders: Sequence[Path], page: Path) -> Published:
 
 
 def track(folder: Path, tracker: Tracker) -> None:
-    """Log what a run's data look like (funnel, principle use, diversity): tables as `data/...`, figures as `figures/...`.
+    """Log what a run's data look like (funnel, principle use, diversity) and what stands behind its scores: tables as `data/...`,
+    `protocols`, `validity` and `items/...`, figures as `figures/...`.
 
     Raises DataError for a folder that is no run.
     """
-    from selfalign.report import drawings, html, telemetry
+    from selfalign.report import drawings, html, outcomes, telemetry
 
-    (found,) = telemetry.collect([load_run(folder)])
+    run = load_run(folder)
+    (found,) = telemetry.collect([run])
     for table in drawings.tables(found):
         tracker.table(f"data/{table.name}", table.columns, table.rows)
+    for name, sheets in (("protocols", outcomes.protocols([run])), ("validity", outcomes.gate([run]))):
+        for sheet in sheets:
+            tracker.table(name, sheet.head, sheet.rows)
+    for table in outcomes.tables(run):
+        tracker.table(table.name, table.columns, table.rows)
     for name, drawing in drawings.drawings(found).items():
         tracker.figure(f"figures/{name}", html.figure_page(drawing))
 

@@ -18,7 +18,7 @@ from selfalign import designs
 from selfalign import statistics as stats
 from selfalign.designs import DesignSettings
 from selfalign.errors import ConfigError, DataError
-from selfalign.evaluation.scores import GENERATE, Key
+from selfalign.evaluation.scores import EVERY, GENERATE, ORACLE, Key
 from selfalign.report.ablation import ALPHA, REACH, compared_keys, values
 from selfalign.report.arms import Arm, alike_but_for, arms, dropped
 from selfalign.report.model import Run, sweep_of
@@ -49,6 +49,8 @@ class Analysis:
     name: str
     """`calf_truth · mc1 · accuracy`."""
     metric: str
+    is_overall: bool
+    """False for what single principles of many do: their adherence."""
     subject: str
     lines: tuple[Line, ...]
     items: int
@@ -118,7 +120,17 @@ def designed(runs: Sequence[Run]) -> Designed | None:
                 seeds = len(_seeds(found_arms))
                 name = " · ".join(key)
                 analyses.append(
-                    Analysis(kind, name, key[2], subject, _adjusted(lines), outcomes.shape[1], seeds, total)
+                    Analysis(
+                        kind,
+                        name,
+                        key[2],
+                        key[1] != ORACLE or key[2] == EVERY,
+                        subject,
+                        _adjusted(lines),
+                        outcomes.shape[1],
+                        seeds,
+                        total,
+                    )
                 )
     if not analyses and not failed:
         return None

@@ -50,7 +50,7 @@ def view(found: Designed) -> DesignView:
         )
     parts.append("p is corrected by Holm over the lines of a table." if set(kinds) & {MAIN, PAIR} else "")
     last = {(one.kind, one.name): one.subject for one in found.analyses}
-    tables = [_table(one, is_open=one.subject == last[one.kind, one.name]) for one in found.analyses]
+    tables = [_table(one, is_open=one.subject == last[one.kind, one.name] and one.is_overall) for one in found.analyses]
     return DesignView(" ".join(part for part in parts if part), tables, list(found.refusals))
 
 

@@ -106,6 +106,8 @@ def to_csv(runs: Sequence[Run]) -> str:
                 row |= {
                     "value": None,
                     "stderr": None,
+                    "low": None,
+                    "high": None,
                     "valid": False,
                     "reason": invalid(score).removeprefix("invalid: "),
                 }

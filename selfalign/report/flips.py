@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from selfalign.evaluation.scores import GENERATE
+from selfalign.evaluation.scores import GENERATE, ORACLE
 from selfalign.identity import short_id
 from selfalign.report.arms import Arm, arms, dropped
 from selfalign.report.model import Node, Run
@@ -193,7 +193,7 @@ def _two_evaluations(label: str, seed: str, subject: str, node: Node, other: Nod
             places.setdefault(key[:2], []).append(key)
     for (task, protocol), common in places.items():
         place = f"{subject}: {task}" + ("" if protocol == GENERATE else f" · {protocol}")
-        made = _text_change if protocol == GENERATE else _choice_change
+        made = {GENERATE: _text_change, ORACLE: _mark_change}.get(protocol, _choice_change)
         yield _Pair(label, seed, place, len(common), _changed(label, seed, place, common, before, after, made))
 
 
@@ -233,6 +233,21 @@ def _text_change(before: Row, after: Row) -> Found | None:
     if before["answer"] == after["answer"]:
         return None
     return TEXT, Question(before["question"]), Side(before["answer"]), Side(after["answer"])
+
+
+def _mark_change(before: Row, after: Row) -> Found | None:
+    """Between two answers that an oracle read: whether all that governs the question is shown."""
+    was, now = (all(row["marks"].values()) for row in (before, after))
+    if was == now:
+        return None
+    sides = [Side(row["answer"], note=_marks(row["marks"])) for row in (before, after)]
+    return LOST if was else GAINED, Question(before["question"]), sides[0], sides[1]
+
+
+def _marks(marks: Mapping[str, int]) -> str:
+    shown, missing = ([name for name, mark in marks.items() if bool(mark) is wanted] for wanted in (True, False))
+    parts = (f"{word} {', '.join(names)}" for word, names in (("shows", shown), ("lacks", missing)) if names)
+    return "; ".join(parts)
 
 
 def _answer_change(before: Row, after: Row) -> Found | None:

@@ -29,17 +29,20 @@ from selfalign.report import (
     figures,
     flips,
     flips_view,
+    gap,
     samples,
     scores,
     tax,
     tradeoff_view,
     verdicts,
 )
+from selfalign.report.adherence import assessed
 from selfalign.report.design import designed
 from selfalign.report.drawings import Drawing
 from selfalign.report.judged import judged
 from selfalign.report.methods import methods, settings, software
 from selfalign.report.model import Node, Run
+from selfalign.report.outcomes import gate, protocols
 from selfalign.report.page import META, meta
 from selfalign.report.pareto import fronts
 from selfalign.report.principle_use import Citation, Compared, PrincipleUse, Rules, compare, rules_of
@@ -130,7 +133,8 @@ def render(runs: Sequence[Run], *, control: str = "") -> str:
             with_tax="engraved" in columns and "cloned" in columns,
             score_rows=[score_row(line, columns) for line in lines],
             tax_errors=scores.errors([line.is_tax_paired for line in lines if line.tax], "the two models"),
-            sheets=[*judged(runs), *published(runs)],
+            sheets=[*protocols(runs), *gate(runs), *judged(runs), *assessed(runs), *published(runs)],
+            gaps=gap.views(runs),
             compared=compared(runs) if len(runs) > 1 else None,
             arms=_arms(views) if len(runs) > 1 else [],
             detailed_runs=DETAILED_RUNS,

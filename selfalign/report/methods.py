@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.evaluation.catalogue import catalogue
-from selfalign.evaluation.scores import GENERATE
+from selfalign.evaluation.scores import GENERATE, ORACLE
 from selfalign.report.ablation import ALPHA, POWER, Comparison
 from selfalign.report.design import Designed
 from selfalign.report.model import MANIFEST, Run
@@ -38,6 +38,7 @@ DEFINITIONS = {
     "log-probability over both",
     "ab_renormalised": "as ab_swap, but an item counts with the right letter's share of the two letters' probability",
     "likelihood": "its choice is the answer with the larger log-probability behind the question",
+    ORACLE: "Calf's oracle reads the written answers: whether an answer shows the mark of a principle that governs its question",
     GENERATE: "answers are written, and measured: words, and whether they are empty",
 }
 """Protocol -> what is done to an item. A choice that ties counts with the share that a fair draw among the tied would bring."""

@@ -11,7 +11,6 @@ from selfalign.evaluation.scores import GENERATE
 from selfalign.report.ablation import ALPHA, Contrast, Family, compared_keys, family, side_by_side, values
 from selfalign.report.arms import Arm, arms
 from selfalign.report.model import Run
-from selfalign.report.truncation import adherence
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,6 @@ def verbose_tax(runs: Sequence[Run]) -> Tax | None:
             for arm in found_arms
         ]
         families.append(family(key, "cloned", found))
-    # Where an oracle can read the answers, whether they do what they should is a score like the others.
-    if (governed := adherence(found_arms)).contrasts:
-        families.append(governed)
     lengths = {arm.label: known for arm in found_arms if (known := _lengths(list(arm.runs.values()))) is not None}
     return Tax(tuple(families), lengths) if any(one.contrasts for one in families) else None
 

@@ -31,11 +31,6 @@ def truncated(found_arms: Sequence[Arm]) -> dict[int | None, Family]:
     return found if any(one.contrasts for one in found.values()) else {}
 
 
-def adherence(found_arms: Sequence[Arm]) -> Family:
-    """The same of whole answers."""
-    return _family(found_arms, None)
-
-
 def _family(found_arms: Sequence[Arm], budget: int | None) -> Family:
     words = "whole answers" if budget is None else f"first {budget} words"
     sides = [

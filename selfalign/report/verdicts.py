@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +11,13 @@ from markupsafe import Markup
 from selfalign import statistics as stats
 from selfalign.claims import Claim, Expectation, claims
 from selfalign.evaluation.protocols import EXAMS
-from selfalign.evaluation.scores import Key
+from selfalign.evaluation.scores import EVERY, ORACLE, Key
 from selfalign.report.ablation import ALPHA, POWER, Comparison, Contrast, Refusal, side_by_side, values
 from selfalign.report.ablation_view import Cell, Table, interval_text, p_text
 from selfalign.report.arms import Arm, arms
 from selfalign.report.model import Run, sweep_of
 from selfalign.report.scores import ABSENT, number
-from selfalign.report.truncation import TASK, governed
 
-GOVERNED = "governed"
-"""The protocol that stands for what Calf's oracle reads in whole answers."""
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
 
 
@@ -75,8 +72,6 @@ def _test(file: str, test: Expectation, place: str, control: Arm, comparison: Co
     task, _, protocol = place.partition("/")
     scored = {(score.task, score.protocol, score.metric) for run in control.runs.values() for score in run.scores}
     keys = [key for key in sorted(scored) if key[0] == task and protocol in ("", key[1]) and _is_overall(key)]
-    if (task, protocol) == (TASK, GOVERNED):
-        keys = [(task, protocol, "share")]
     if not keys:
         return [Verdict(file, test, ABSENT, place, Refusal(control.label, "no run of this report was scored on it"))]
     found = []
@@ -88,17 +83,13 @@ def _test(file: str, test: Expectation, place: str, control: Arm, comparison: Co
             alone = Refusal(control.label, "no other arm can be compared with the control")
             found += of_arms or [Verdict(file, test, ABSENT, name, alone)]
         else:
-            sides = [(_outcomes(run, key, test.right), _outcomes(run, key, test.left)) for run in control.runs.values()]
+            sides = [(values(run, key, test.right), values(run, key, test.left)) for run in control.runs.values()]
             found.append(Verdict(file, test, control.label, name, side_by_side(control.label, sides, is_exam=True)))
     return found
 
 
 def _is_overall(key: Key) -> bool:
-    return key[1] in EXAMS and key[2] == EXAMS[key[1]].metric
-
-
-def _outcomes(run: Run, key: Key, subject: str) -> Mapping[str, float] | str:
-    return governed(run, subject) if key[1] == GOVERNED else values(run, key, subject)
+    return key[2] == (EVERY if key[1] == ORACLE else EXAMS[key[1]].metric if key[1] in EXAMS else "")
 
 
 def _of_arms(comparison: Comparison | None, key: Key) -> list[tuple[str, tuple[Contrast, ...]]]:

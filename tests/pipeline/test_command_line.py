@@ -47,7 +47,7 @@ def test_a_run_folder_can_be_read_by_a_person(done: tuple[Path, Path]) -> None:
     assert {"config.yaml", "manifest.json", "scores.jsonl", "report.html", "stages", "wandb"} <= names
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "done" and {node["status"] for node in manifest["nodes"].values()} == {"computed"}
-    assert len(manifest["nodes"]) == 12
+    assert len(manifest["nodes"]) == 13
     assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 0
     assert (run / "stages" / "responses" / "responses.jsonl").is_file()
     assert (run / "stages" / "cloned" / "adapter" / "adapter_model.safetensors").is_file()
@@ -170,6 +170,7 @@ def test_with_self_critique_the_revisions_are_engraved_and_can_be_walked_back(do
     assert status == {
         "instructions": "reused", "red_team": "reused", "prompts": "reused", "contamination": "reused",
         "responses": "reused", "critiqued": "computed", "engraved": "computed",
+        "engraving_gap": "computed",
     }  # fmt: skip
     first = {row["id"]: row for row in jsonl.read(run / "stages" / "responses" / "responses.jsonl")}
     critiques = {row["id"]: row for row in jsonl.read(run / "stages" / "critiqued" / "critiques.jsonl")}

@@ -20,7 +20,8 @@ from tests.factories import script_rows
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["SelfInstruct", "RedTeam", "SelfAlign", "Engrave", "VerboseClone", "Engrave", "Evaluate", "Evaluate"]
+STAGES = ["SelfInstruct", "RedTeam", "SelfAlign", "Engrave", "VerboseClone", "Engrave", "EngravingGap",
+          "Evaluate", "Evaluate"]  # fmt: skip
 """Whose partial folder a process must be working in when it is killed, in the order of a run."""
 CALF = [
     "experiments=quickstart", "tracking=none", "self_instruct.target=24", "self_instruct.requests_per_round=8",
@@ -98,6 +99,6 @@ def test_two_processes_on_one_store_compute_each_stage_once(tmp_path: Path) -> N
     both = [start(tmp_path, [*arguments, f"runs=runs_{number}"]) for number in (1, 2)]
     assert [process.wait(600) for process in both] == [0, 0], (tmp_path / "log.txt").read_text()[-2000:]
     nodes = [json.loads(next(tmp_path.glob(f"runs_{n}/*/manifest.json")).read_text())["nodes"] for n in (1, 2)]
-    assert len(nodes[0]) == 9
+    assert len(nodes[0]) == 10
     for name in nodes[0]:
         assert sorted(run[name]["status"] for run in nodes) == ["computed", "reused"], name

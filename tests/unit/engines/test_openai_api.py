@@ -789,6 +789,21 @@ def test_an_adapter_is_asked_for_by_its_content(settings, stub, adapter, tmp_pat
         opened(settings, tmp_path)
 
 
+def test_adapters_are_swapped_by_their_served_names(settings, stub, adapter, tmp_path):
+    other = write_adapter(tmp_path / "other", b"other weights")
+    names = [adapter_name("tiny", one) for one in (adapter, other)]
+    stub.models += [{"id": name, "parent": "tiny"} for name in names]
+    with settings.open(None, [adapter, other]) as engine:
+        for one, name in ((None, "tiny"), (adapter, names[0]), (other, names[1]), (None, "tiny")):
+            engine.swap(one)
+            before = len(stub.asked)
+            list(engine.generate(requests(2)))
+            list(engine.score([ScoreRequest("s", "Q?", "A")]))
+            assert {body["model"] for body in stub.asked[before:]} == {name}
+        with pytest.raises(StageError, match="name it when the engine is opened"):
+            engine.swap(tmp_path)
+
+
 def test_a_server_with_a_smaller_window_is_refused(settings, stub):
     stub.models = [{"id": "tiny", "max_model_len": 256}]
     with pytest.raises(StageError, match=r"at most the 256 tokens.*found 512.*--max-model-len 512"):

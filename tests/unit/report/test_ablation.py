@@ -500,3 +500,28 @@ def test_a_forest_plot_has_a_line_at_zero_and_keeps_every_interval_inside():
 def test_a_forest_plot_of_nothing_is_empty_and_of_no_difference_can_be_drawn():
     assert forest([], x_label="d", title="t") == ""
     assert forest([Effect("a", 0.0, 0.0, 0.0, "effect-none", "")], x_label="d", title="t").count("<circle") == 1
+
+
+def test_what_a_left_out_principle_does_is_told_by_its_own_adherence_item_by_item(tmp_path: Path) -> None:
+    def answered(principles: set[str]) -> list[dict[str, Any]]:
+        rows = []
+        for item in range(24):
+            marks = {name: int(name in principles) for name in (("candor",) if item % 2 else ("candor", "static"))}
+            row = answer_row(item, 8) | {"answer": f"answer {item}"}
+            own = {key: row[key] for key in ("item", "category", "question", "answer")}
+            rows += [row, {"task": "adherence", "protocol": "oracle", **own, "marks": marks}]
+        return rows
+
+    folders = []
+    for name, principles in (("all", {"candor", "static"}), ("no-candor", {"static"})):
+        folder = write_run(tmp_path / name, drop=["candor"] if name != "all" else [])
+        folders.append(write_scores(folder, {"engraved": answered(principles)}))
+    found = compare(load_runs(folders))
+    assert found is not None
+    effects = {one.metric: one.contrasts[0] for one in found.families if one.task == "adherence"}
+    assert set(effects) == {"all", "candor", "static"}
+    assert (
+        effects["candor"].difference.value == -1.0 and effects["candor"].items == 24 and effects["candor"].test.p < 1e-6
+    )
+    assert effects["static"].difference.value == 0.0 and effects["static"].items == 12
+    assert effects["candor"].flips is not None and len(effects["candor"].flips.lost) == 24

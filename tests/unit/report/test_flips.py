@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,3 +137,17 @@ def test_the_data_of_a_page_end_with_their_element_whatever_a_model_wrote(tmp_pa
 def test_json_for_a_page_reads_back_as_what_it_was():
     value = {"a": ["<&>", "\u2028 \u2029 é", 1.5, None], "</script>": "\\u003c"}
     assert json.loads(as_json(value)) == value
+
+
+def test_an_answer_that_an_oracle_read_changes_where_it_no_longer_shows_all_that_governs_its_question(tmp_path: Path):
+    def read(item: int, **marks: int) -> dict[str, Any]:
+        own = {"task": "adherence", "protocol": "oracle", "item": f"open-{item}", "category": "", "question": "Why?"}
+        return own | {"answer": f"answer {marks}", "marks": marks}
+
+    control = write_run(tmp_path / "all")
+    arm = write_run(tmp_path / "candor", drop=["candor"])
+    write_scores(control, {"cloned": [read(0, candor=1, static=1), read(1, candor=0), read(2, candor=1)]})
+    write_scores(arm, {"cloned": [read(0, candor=0, static=1), read(1, candor=1), read(2, candor=1)]})
+    changes = {one.item: one for one in found(control, arm).changes if one.place == "cloned: adherence · oracle"}
+    assert {item: one.direction for item, one in changes.items()} == {"open-0": "lost", "open-1": "gained"}
+    assert changes["open-0"].after.note == "shows static; lacks candor"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from selfalign.evaluation.protocols import EXAMS
-from selfalign.evaluation.scores import GENERATE
+from selfalign.evaluation.scores import GENERATE, ORACLE
 from selfalign.report import load_runs
 from selfalign.report.ablation import compare
 from selfalign.report.html import render
@@ -16,7 +16,7 @@ from tests.unit.report.run_folders import exam_row, score, write_json, write_run
 
 
 def test_every_protocol_that_there_is_has_its_definition_and_no_other():
-    assert set(DEFINITIONS) == {*EXAMS, GENERATE}
+    assert set(DEFINITIONS) == {*EXAMS, GENERATE, ORACLE}
 
 
 def test_protocols_are_listed_with_items_chance_definition_and_source(run_folder: Path, edit):

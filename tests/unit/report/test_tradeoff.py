@@ -17,7 +17,7 @@ from selfalign.report import load_runs
 from selfalign.report.figures import Spot, scatter
 from selfalign.report.html import render
 from selfalign.report.pareto import fronts
-from selfalign.report.tax import tax_arms, verbose_tax
+from selfalign.report.tax import tax_arms
 from selfalign.report.tradeoff_view import tradeoffs, truncation
 from selfalign.report.truncation import BUDGETS, TASK, truncated
 from tests.unit.report.run_folders import answer_row, exam_row, write_json, write_run, write_scores
@@ -61,7 +61,8 @@ def test_answers_that_the_oracle_cannot_read_have_no_budgets(tmp_path: Path):
 def both(trust: int, helped: int) -> list[dict[str, Any]]:
     return [
         *(exam_row(item, float(item < trust)) for item in range(20)),
-        *(exam_row(item, float(item < helped), protocol="ab_swap", task="calf_hhh", category="helpful") for item in range(20)),
+        *(exam_row(item, float(item < helped), protocol="ab_swap", task="calf_hhh", category="helpful",
+                   logprobs=[-1.0, -2.0, -2.0, -1.0]) for item in range(20)),
     ]  # fmt: skip
 
 
@@ -97,15 +98,6 @@ def test_a_scatter_plot_of_one_place_can_be_drawn_and_none_is_empty(error: float
     figure = scatter([Spot("a", "s-base", (0.5, error), (0.5, error))], x_label="x", y_label="y", title="t")
     assert "<circle" in figure and "nan" not in figure and figure.count("whisker") == (2 if error else 0)
     assert scatter([], x_label="x", y_label="y", title="t") == ""
-
-
-def test_adherence_is_part_of_the_verbose_tax_where_an_oracle_can_read_the_answers(tmp_path: Path):
-    run = write_scores(write_run(tmp_path / "a"), {"engraved": asked(0), "cloned": asked(20)})
-    tax = verbose_tax(load_runs([run]))
-    assert tax is not None
-    (one,) = [family for family in tax.families if family.metric == "governed"]
-    assert one.name == "calf_questions · whole answers · governed" and one.contrasts[0].difference.value == 0.0
-    assert tax.per_100(one.contrasts[0]) is not None, "answers are 20 tokens longer, every one of them"
 
 
 def test_judged_answers_make_a_front_of_their_own_and_a_card_that_is_invalid_none(tmp_path: Path):
