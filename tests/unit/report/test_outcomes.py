@@ -79,3 +79,13 @@ def test_every_item_is_in_a_table_of_its_protocol_with_the_line_that_holds_it(sc
     assert (first["right"], first["choice"], first["correct"]) == ("Two.", "Two.", 1.0)
     assert first["logprobs"] == "-2.0000 -1.0000 -1.0000 -2.0000"
     assert dict(zip(exam.columns, exam.rows[1], strict=True))["correct"] is None
+
+
+def test_what_an_oracle_read_has_a_table_with_what_is_shown_and_what_is_missing(scored):
+    path = scored / "stages" / "scores_base" / "items.jsonl"
+    marks = {"task": "adherence", "protocol": "oracle", "item": "q", "category": "", "question": "Q?", "answer": "A.",
+             "marks": {"candor": 1, "static": 0}}  # fmt: skip
+    jsonl.write(path, [*jsonl.read(path), marks])
+    made = {table.name: table for table in tables(load_run(scored))}["items/base/adherence/oracle"]
+    (row,) = (dict(zip(made.columns, values, strict=True)) for values in made.rows)
+    assert (row["shown"], row["missing"], row["answer"]) == ("candor", "static", "A.")
