@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.evaluation.catalogue import catalogue
-from selfalign.evaluation.scores import GENERATE, ORACLE
+from selfalign.evaluation.protocols import EXAMS
+from selfalign.evaluation.scores import ADHERENCE, EVERY, GENERATE, ORACLE
+from selfalign.records import Score
 from selfalign.report.ablation import ALPHA, POWER, Comparison
 from selfalign.report.design import Designed
 from selfalign.report.model import MANIFEST, Run
 from selfalign.report.principle_use import rules_of
-from selfalign.report.scores import ABSENT, invalid, is_number, number
+from selfalign.report.scores import ABSENT, is_number, number
 from selfalign.report.sheet import Sheet
 from selfalign.report.tax import Tax
 from selfalign.report.verdicts import UNTESTED, Verdict
@@ -138,33 +140,41 @@ def _statistics(
 
 
 def _protocols(runs: Sequence[Run]) -> Sheet:
-    """Every protocol that was scored, with its definition, items and chance."""
-    found: dict[tuple[str, str, str], tuple[set[int], set[float | None], list[str]]] = {}
-    for run in runs:
-        for score in run.scores:
-            items, chances, broken = found.setdefault((score.task, score.protocol, score.metric), (set(), set(), []))
-            items.add(score.n)
-            chances.add(score.chance)
-            if not is_number(score):
-                broken.append(f"{score.subject} of {run.run_id}: {invalid(score)}")
+    """Every protocol that was scored, with its definition, items and chance; scores by category or principle are counted with the
+    whole that they are parts of."""
+    found: dict[tuple[str, str, str], list[Score]] = {}
+    for score in (score for run in runs for score in run.scores):
+        found.setdefault((score.task, score.protocol, _whole(score)), []).append(score)
     sources = {name: task.source for task in catalogue().values() for name in (task.name, task.calf_name)}
-    rows = tuple(
-        (
-            task,
-            protocol,
-            metric,
-            ", ".join(f"{n:,}" for n in sorted(items)),
-            ", ".join(
-                ABSENT if chance is None else number(chance) for chance in sorted(chances, key=lambda one: one or 0)
-            ),
-            CHECKS.get(metric) or DEFINITIONS.get(protocol, "not one of selfalign's protocols"),
-            sources.get(task, "not one of selfalign's tasks"),
-            f"{len(broken):,}" if broken else "",
-        )
-        for (task, protocol, metric), (items, chances, broken) in found.items()
-    )
+    sources[ADHERENCE] = "selfalign's own: calf/oracle.py"
+    rows = tuple(_protocol_row(*key, every, sources) for key, every in found.items())
     head = ("task", "protocol", "metric", "items", "chance", "definition", "source", "not valid")
     return Sheet("Protocols", "Every score of this report.", head, rows)
+
+
+def _whole(score: Score) -> str:
+    """The metric over all items that a score is, or is a part of."""
+    main = EVERY if score.protocol == ORACLE else EXAMS[score.protocol].metric if score.protocol in EXAMS else ""
+    return main if main and (score.protocol == ORACLE or score.metric.startswith(main)) else score.metric
+
+
+def _protocol_row(
+    task: str, protocol: str, metric: str, every: Sequence[Score], sources: Mapping[str, str]
+) -> tuple[str, ...]:
+    whole = [score for score in every if score.metric == metric]
+    parts = len({score.metric for score in every} - {metric})
+    chances = sorted({score.chance for score in whole}, key=lambda one: one or 0)
+    broken = sum(not is_number(score) for score in every)
+    return (
+        task,
+        protocol,
+        f"{metric}, with its {parts} parts" if parts > 1 else f"{metric}, with its part" if parts else metric,
+        ", ".join(f"{n:,}" for n in sorted({score.n for score in whole})),
+        ", ".join(ABSENT if chance is None else number(chance) for chance in chances),
+        CHECKS.get(metric) or DEFINITIONS.get(protocol, "not one of selfalign's protocols"),
+        sources.get(task, "not one of selfalign's tasks"),
+        f"{broken:,}" if broken else "",
+    )
 
 
 def _models(runs: Sequence[Run]) -> Sheet:

@@ -67,3 +67,16 @@ def test_versions_in_which_runs_differ_are_told_apart_from_those_they_share(tmp_
     write_json(folders[1] / "manifest.json", manifest)
     text = " ".join(methods(load_runs(folders), None, None, None, []).paragraphs)
     assert "The runs differ in: torch 2.13.0 or 2.14.0" in text and "peft 0.21.2" in text.split("The runs differ")[0]
+
+
+def test_scores_of_categories_and_principles_are_counted_with_the_whole_that_they_are_parts_of(run_folder: Path, edit):
+    hhh = {"task": "calf_hhh", "protocol": "ab_swap", "chance": 0.5}
+    marks = {"task": "adherence", "protocol": "oracle", "chance": None}
+    rows = [score("base", 0.5, **hhh), score("base", 0.4, **hhh, metric="accuracy_honest", n=8),
+            score("base", 0.5, **marks, metric="all"), score("base", 0.5, **marks, metric="candor", n=3)]  # fmt: skip
+    found = methods([edit("scores.jsonl", lambda old: rows)], None, None, None, []).protocols.rows
+    assert [row[:5] for row in found] == [
+        ("calf_hhh", "ab_swap", "accuracy, with its part", "120", "0.500"),
+        ("adherence", "oracle", "all, with its part", "120", "–"),
+    ]
+    assert found[1][6] == "selfalign's own: calf/oracle.py"
