@@ -19,11 +19,11 @@ from selfalign.training.encode import IGNORE_INDEX, Row
 from selfalign.training.settings import Batching
 
 Micro = dict[str, Any]
-"""One forward pass: `input_ids` and `labels` [batch, seq] int64. Padded: `first` = the first position that any row has a label
-at. Shared: also `prefix` [1, prefix] int64, which stands before every row. Packed (batch is 1): `position_ids` [1, seq], `at` [n]
-int64 = the positions that predict a label, and `rows` = what `attention` needs: `common` = number of tokens at the start that
-every row begins with, `places` [rows, longest] int64 = where the rest of each row stands, `real` [rows, longest] bool = which
-of those places are the row's and not padding."""
+"""One forward pass: `input_ids` and `labels` [batch, seq] int64, and `sources`, one for each row. Padded: `first` = the first
+position that any row has a label at. Shared: also `prefix` [1, prefix] int64, which stands before every row. Packed (batch is 1):
+`position_ids` [1, seq], `at` [n] int64 = the positions that predict a label, `counts` = how many of those each row has, and `rows` =
+what `attention` needs: `common` = number of tokens at the start that every row begins with, `places` [rows, longest] int64 = where
+the rest of each row stands, `slots` [own] int64 = which of those places, counted row by row, are no padding."""
 
 
 def hold_out(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -73,7 +73,7 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
         rows = [Row("", array("i", [0, 0]), 2)]
     if batching is Batching.share:
         common = common_beginning(rows)
-        rest = [Row(row.id, row.ids[common:], max(row.prompt_length, 1) - common) for row in rows]
+        rest = [Row(row.id, row.ids[common:], max(row.prompt_length, 1) - common, row.source) for row in rows]
         prefix = {"prefix": torch.tensor(rows[0].ids[:common].tolist())[None]} if common else {}
         return {**collate(rest, Batching.bucket), **prefix}
     if batching is Batching.pack:
@@ -85,7 +85,7 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
     for number, row in enumerate(rows):
         input_ids[number, : len(row.ids)] = torch.tensor(row.ids.tolist())
         labels[number, : len(row.ids)] = torch.tensor(row.labels)
-    return {"input_ids": input_ids, "labels": labels, "first": first}
+    return {"input_ids": input_ids, "labels": labels, "first": first, "sources": [row.source for row in rows]}
 
 
 def _pack(rows: Sequence[Row]) -> Micro:
@@ -103,11 +103,25 @@ def _pack(rows: Sequence[Row]) -> Micro:
     return {
         "input_ids": torch.tensor(tokens)[None],
         "labels": labels[None],
+        "sources": [row.source for row in rows],
         "position_ids": positions[None],
         "at": torch.nonzero(labels[1:] != IGNORE_INDEX).flatten(),
+        "counts": [row.n_labels for row in rows],
         # A place that is no token of the row repeats its first one: what is computed there is thrown away.
-        "rows": {"common": common, "places": starts[:, None] + columns * real, "real": real},
+        "rows": {
+            "common": common,
+            "places": starts[:, None] + columns * real,
+            "slots": torch.nonzero(real.flatten()).flatten(),
+        },
     }
+
+
+def labels_by_source(rows: Sequence[Row]) -> dict[str, int]:
+    """How many tokens carry loss, for each source, in the order of their names."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.source] = found.get(row.source, 0) + row.n_labels
+    return dict(sorted(found.items()))
 
 
 def common_beginning(rows: Sequence[Row]) -> int:
@@ -167,7 +181,7 @@ class StepPlan:
 class StepLoader:
     """The batches of the steps from `start` on, for one process; Lightning iterates over it.
 
-    A batch is a whole optimiser step of this process: `step` (from 0), `tokens` (labels of the step over all
+    A batch is a whole optimiser step of this process: `step` (from 0), `tokens` (source -> labels of the step over all
     processes), `input_tokens` (of all processes, padding not counted) and `micros`, a list of `Micro`.
     """
 
@@ -190,7 +204,7 @@ class StepLoader:
             micros = split(rows, self.micro_batch_size, self.batching, self.rank, self.world)
             yield {
                 "step": step,
-                "tokens": sum(row.n_labels for row in rows),
+                "tokens": labels_by_source(rows),
                 "input_tokens": sum(len(row.ids) for row in rows),
                 "micros": [collate(micro, self.batching) for micro in micros],
             }

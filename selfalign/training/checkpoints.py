@@ -34,7 +34,8 @@ def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
     value = value.to(parameter.device)
     if isinstance(parameter, DTensor):
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        # To the kind of device that the mesh is of, and from there to where the parameter is: the main memory, if offloaded.
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements).to(parameter.device)
     return value
 
 

@@ -6,6 +6,7 @@ The files depend on weights and settings alone: no path, no set order, no model 
 from __future__ import annotations
 
 import enum
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -88,16 +89,21 @@ def _unreadable(what: str, folder: Path, error: Exception) -> StageError:
     )
 
 
+def bitsandbytes(what: str) -> Any:
+    """The library bitsandbytes, for a setting that needs it. Raises MissingDependencyError where it cannot be imported."""
+    try:
+        return importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{what} needs bitsandbytes, which cannot be imported ({error}); run `pip install 'selfalign[quantized]'`, or leave "
+            "that setting as it is by default"
+        ) from error
+
+
 def _four_bit(trainer: TrainerSettings) -> Any:
     import torch
 
-    try:
-        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"trainer.strategy=qlora needs bitsandbytes, which cannot be imported ({error}); run "
-            "`pip install 'selfalign[quantized]'`, or use trainer.strategy=single"
-        ) from error
+    bitsandbytes("trainer.strategy=qlora")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

@@ -74,7 +74,8 @@ def test_packing_restarts_positions_and_labels_no_first_token():
     assert micro["at"].tolist() == [1, 3]
     assert micro["rows"]["common"] == 0
     assert micro["rows"]["places"].tolist() == [[0, 1, 2], [3, 4, 3]]
-    assert micro["rows"]["real"].tolist() == [[True, True, True], [True, True, False]]
+    assert micro["rows"]["slots"].tolist() == [0, 1, 2, 3, 4]
+    assert micro["counts"] == [1, 1]
 
 
 def test_what_packed_rows_begin_with_stands_once_and_every_row_goes_on_behind_it():
@@ -85,7 +86,7 @@ def test_what_packed_rows_begin_with_stands_once_and_every_row_goes_on_behind_it
     assert micro["labels"].tolist() == [[-100, -100, -100, -100, 2, -100, 4, 4]]
     assert micro["at"].tolist() == [3, 5, 6]
     assert micro["rows"]["common"] == 3
-    assert micro["rows"]["places"][micro["rows"]["real"]].tolist() == [3, 4, 5, 6, 7]
+    assert micro["rows"]["places"].flatten()[micro["rows"]["slots"]].tolist() == [3, 4, 5, 6, 7]
 
 
 def test_the_order_of_packing_is_that_of_the_rows_and_not_of_the_file():
