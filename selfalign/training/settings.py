@@ -302,15 +302,15 @@ def _device_problems(training: Training, trainer: TrainerSettings) -> list[str]:
         ),
     }
     asked = [(name, instead) for name, (used, instead) in needs.items() if used]
-    if accelerator is not Accelerator.cuda and not asked and (trainer.devices == 1 or accelerator is Accelerator.cpu):
+    if accelerator is Accelerator.cpu or (accelerator is Accelerator.auto and not asked and trainer.devices == 1):
         return []
     import torch
 
     available = torch.cuda.device_count()
-    if asked and (available == 0 or accelerator is Accelerator.cpu):
+    if asked and available == 0 and accelerator is not Accelerator.cpu:
         return [
             f"{name} needs a CUDA device, found {available} and accelerator={accelerator}; run it on a machine with an NVIDIA "
-            f"GPU, or use {instead}"
+            f"GPU, or use {instead} (trainer.accelerator=cpu tries it without one, slowly)"
             for name, instead in asked
         ]
     if trainer.launcher or (accelerator is Accelerator.auto and available == 0):
