@@ -54,20 +54,14 @@ def test_a_launcher_that_is_not_installed_says_how_to_get_it(
     choice: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups.register()
-    monkeypatch.setattr(ConfigStore.instance(), "repo", without_plugins())
+    groups.compose([])
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    for name in [name for name in launchers if name != "basic.yaml"]:
+        monkeypatch.delitem(launchers, name)
     with pytest.raises(ConfigError) as caught:
         groups.jobs(["seed=0,1", f"hydra/launcher={choice}"], multirun=True)
     (problem,) = caught.value.problems
     assert problem.startswith(f"hydra/launcher={choice}: ") and f"`pip install {package}`" in problem
-
-
-def without_plugins() -> dict:
-    """Hydra's registered choices, but of launchers only its own."""
-    repo = dict(ConfigStore.instance().repo)
-    repo["hydra"] = dict(repo["hydra"])
-    launchers = repo["hydra"].get("launcher", {})
-    repo["hydra"]["launcher"] = {name: node for name, node in launchers.items() if name == "basic.yaml"}
-    return repo
 
 
 @pytest.mark.slow
