@@ -2,9 +2,10 @@
 
     python benchmarks/training.py [--parts engraving cloning] [--rows 64] [--steps 4] [--rounds 3] [--examples FILE]
 
-Calf on one CPU thread, float32, rank 16 on all linear layers, no dropout. The rows are what the quickstart trains on: Calf's questions
-and answers behind the three chat prompts of stage 3, or its long answers behind the two of stage 4; or the `examples.jsonl` of a
-run. All ways take the same steps over all rows, eight rows to a forward pass (TRL: one pack); Trainer pads in random order, TRL packs by
+Calf on one CPU thread, float32, rank 16 on all linear layers, no dropout. The rows are what the quickstart trains on:
+Calf's questions and answers behind the three chat prompts of stage 3, or its long answers behind the two of stage 4; or the
+`examples.jsonl` of a run. All ways take the same steps over all rows, eight rows to a forward pass (TRL: one pack); Trainer pads in
+random order, TRL packs by
 best fit into packs of the longest row and computes them one at a time (longer packs and several at a time are slower on a CPU,
 where its attention runs over all of them; shorter ones would cut rows). Rounds alternate; the figures are medians of tokens of
 real text per CPU second, from the end of the first step to the end of the last. The loss of every step must be the same in all

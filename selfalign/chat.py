@@ -203,8 +203,8 @@ def talk(
     if one.room <= speakers.count_tokens(meta):
         most = max_new_tokens + one.room - speakers.count_tokens(meta)
         raise SelfAlignError(
-            f"expected answers that leave room for a question in the model's context, found --max-new-tokens {max_new_tokens}; give "
-            f"less than {most}"
+            f"expected answers that leave room for a question in the model's context, found --max-new-tokens {max_new_tokens}; "
+            f"give less than {most}"
         )
     for number, line in enumerate(lines):
         order, _, rest = line.strip().partition(" ")

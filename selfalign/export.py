@@ -1,5 +1,5 @@
-"""A run's adapter, alone or merged into its base, as a folder that plain `peft`, `transformers` and vLLM load, with the chat template of
-training and a model card.
+"""A run's adapter, alone or merged into its base, as a folder that plain `peft`, `transformers` and vLLM load, with the chat
+template of training and a model card.
 
 Merging rounds: a merged model's logits differ from those of base and adapter, and more so in half precision (peft issues 1388,
 1836 and 2502). So the folder is loaded again as a stranger would load it, and compared on texts that the model was trained on.
@@ -91,7 +91,7 @@ def export(
             if (model_folder(settings) / name).is_file():
                 shutil.copy(model_folder(settings) / name, partial / name)
         tokenizer = load_tokenizer(settings)
-        beginning = tokenizer.decode(leading_ids(tokenizer))
+        beginning = str(tokenizer.decode(leading_ids(tokenizer)))
         template = chat_template(*chat_text(one, chosen), beginning)
         (partial / "chat_template.jinja").write_text(template, encoding="utf-8")
         parity = None

@@ -132,7 +132,10 @@ exemplars that was imported keeps its own licence.
 
 def _use(base: str, merged: bool) -> str:
     """Python that talks to it."""
-    imports, load = "from transformers import AutoModelForCausalLM, AutoTokenizer", "AutoModelForCausalLM.from_pretrained(folder)"
+    imports, load = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "AutoModelForCausalLM.from_pretrained(folder)",
+    )
     if not merged:
         imports = f"from peft import PeftModel\n{imports}"
         load = "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"

@@ -62,14 +62,16 @@ def attention(
     _check(module, common + longest, more)
     share = query.shape[1] // key.shape[1]
     parts = []
+    first_query, first_key, first_value = query[:, :, :common], key[:, :, :common], value[:, :, :common]
     if common:
-        first_query, first_key, first_value = query[:, :, :common], key[:, :, :common], value[:, :, :common]
         first = attend(
             first_query, repeated(first_key, share), repeated(first_value, share),
             is_causal=True, scale=scaling, dropout_p=dropout,
         )  # fmt: skip
         parts.append(first[0].transpose(0, 1))
-    own_query, own_key, own_value = (Spread.apply(t[0].transpose(0, 1), places, rows["slots"]) for t in (query, key, value))
+    own_query, own_key, own_value = (
+        Spread.apply(t[0].transpose(0, 1), places, rows["slots"]) for t in (query, key, value)
+    )
     mask = None
     if common:
         own_key = torch.cat([first_key.expand(count, -1, -1, -1), own_key], dim=2)

@@ -21,7 +21,7 @@ from selfalign.training.settings import Batching
 Micro = dict[str, Any]
 """One forward pass: `input_ids` and `labels` [batch, seq] int64, and `sources`, one for each row. Padded: `first` = the first
 position that any row has a label at. Shared: also `prefix` [1, prefix] int64, which stands before every row. Packed (batch is 1):
-`position_ids` [1, seq], `at` [n] int64 = the positions that predict a label, `counts` = how many of those each row has, and `rows` =
+`position_ids` [1, seq], `at` [n] int64 = the positions that predict a label, `counts` = how many of those each row has, `rows` =
 what `attention` needs: `common` = number of tokens at the start that every row begins with, `places` [rows, longest] int64 = where
 the rest of each row stands, `slots` [own] int64 = which of those places, counted row by row, are no padding."""
 

@@ -41,5 +41,10 @@ class Rows(pl.LightningDataModule):
         """The batches of this process from the first step that is still to do."""
         assert self.trainer is not None
         return batches.StepLoader(
-            self.plan, self.start, self.micro_batch_size, self.batching, self.trainer.global_rank, self.trainer.world_size
+            self.plan,
+            self.start,
+            self.micro_batch_size,
+            self.batching,
+            self.trainer.global_rank,
+            self.trainer.world_size,
         )

@@ -1,9 +1,9 @@
 """Hidden states and target tokens in, -log p out: the loss of a frozen head, which never holds the logits of all positions.
 
-Logits and their gradient are most of a step's memory where the vocabulary is large, and much of its time where the model is small.
-Both are made piece by piece here, and since the head is frozen, the gradient of the hidden states right after the loss: what is kept
-for the way back is as large as the hidden states. The idea is that of Liger Kernel's fused loss (Hsu et al. 2024, arXiv:2410.10989).
-Imported by the worker alone, as `module` is.
+Logits and their gradient are most of a step's memory where the vocabulary is large. Both are made piece by piece here, and since
+the head is frozen, the gradient of the hidden states right after the loss: what is kept for the way back is as large as the
+hidden states. The idea is that of Liger Kernel's fused loss (Hsu et al. 2024, arXiv:2410.10989). Imported by the worker alone,
+as `module` is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def left_out(base: Any) -> Iterator[None]:
 
 
 class Loss(torch.autograd.Function):
-    """-log p `[n]` (float32, natural logarithm) of `targets` `[n]` behind hidden states `[n, width]`, by a head `[vocab, width]`."""
+    """-log p `[n]` (float32, natural logarithm) of `targets` `[n]` behind hidden states `[n, width]` of a head `[vocab, width]`."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,7 @@ def load_base(folder: Path, trainer: TrainerSettings, device_index: int = 0) -> 
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **more)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unreadable("causal language model", folder, error) from error
+    module: Any
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Where a CPU has these instructions, bitsandbytes lays weights out anew once they are scored, and cannot train on.

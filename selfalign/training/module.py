@@ -120,7 +120,9 @@ class Finetuning(pl.LightningModule):
         """AdamW over the trainable parameters; the rate is set anew at every step."""
         chosen = self.training_settings
         paged = chosen.optimizer is Optimizer.paged_adamw
-        kind: Any = lora.bitsandbytes("training.optimizer=paged_adamw").optim.PagedAdamW32bit if paged else torch.optim.AdamW
+        kind: Any = (
+            lora.bitsandbytes("training.optimizer=paged_adamw").optim.PagedAdamW32bit if paged else torch.optim.AdamW
+        )
         return kind(
             list(self.trainable().values()),
             lr=chosen.learning_rate,

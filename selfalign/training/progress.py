@@ -28,7 +28,7 @@ OPERATIONS_PER_TOKEN = 4
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that end the step, leave a checkpoint and stop: what Slurm, and programs that use it, send before they take a node away."""
+"""Signals that end the step, leave a checkpoint and stop: what Slurm, and programs on it, send before they take a node away."""
 
 
 def no_better(losses: Sequence[float], patience: int) -> bool:
@@ -156,7 +156,7 @@ class Progress(pl.Callback):
 
 
 def write_sheet(path: Path, metrics: Sequence[dict[str, Any]], speeds: Sequence[dict[str, Any]]) -> None:
-    """Write metrics and speeds as one CSV table, a line for each step, for spreadsheets; a cell is empty where nothing was measured."""
+    """Write metrics and speeds as one CSV table, a line for each step; a cell is empty where nothing was measured."""
     lines: dict[int, dict[str, Any]] = {}
     for row in (*metrics, *speeds):
         lines.setdefault(row["step"], {}).update(row)

@@ -281,7 +281,11 @@ def _strategy_problems(training: Training, trainer: TrainerSettings) -> list[str
         )
     users = [
         (f"trainer.strategy={Strategy.qlora}", strategy is Strategy.qlora, "trainer.strategy=single"),
-        (f"training.optimizer={Optimizer.paged_adamw}", training.optimizer is Optimizer.paged_adamw, "training.optimizer=adamw"),
+        (
+            f"training.optimizer={Optimizer.paged_adamw}",
+            training.optimizer is Optimizer.paged_adamw,
+            "training.optimizer=adamw",
+        ),
     ]
     for name, used, instead in users:
         if used and importlib.util.find_spec("bitsandbytes") is None:

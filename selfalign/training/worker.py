@@ -102,7 +102,14 @@ def train(job: Job, report: Report, first: bool) -> int:
         dropped = ({"id": name, "kept": False, "reason": encode.UNTRAINABLE} for name in lost)
         jsonl.write(job.out / "untrainable.jsonl", dropped)
     module = Finetuning(
-        job.model_folder, job.training, job.trainer, rows.plan, rows.validation, start, job.initial_adapter, job.base_name
+        job.model_folder,
+        job.training,
+        job.trainer,
+        rows.plan,
+        rows.validation,
+        start,
+        job.initial_adapter,
+        job.base_name,
     )
     progress = Progress(job.out, job.base_name, job.trainer.checkpoint_every_steps, report)
     make_trainer(job, progress).fit(module, datamodule=rows)
@@ -155,7 +162,9 @@ def make_trainer(job: Job, callback: Any) -> Any:
 
 def environment(settings: TrainerSettings) -> list[Any] | None:
     """Who numbers the processes, for Lightning; None lets it look."""
-    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if not settings.launcher:
         # A surrounding Slurm job is none of its business.

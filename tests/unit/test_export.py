@@ -146,7 +146,9 @@ def test_the_chat_template_lays_a_talk_out_as_training_did(run: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(export.export(run).folder)
     talk = [("Who {{ are }} you?", 'I am "Willow".'), ("Und jetzt: \U0001f642 ü?", "")]
-    messages = [{"role": role, "content": text} for turn in talk for role, text in zip(("user", "assistant"), turn, strict=True)]
+    messages = [
+        {"role": role, "content": text} for turn in talk for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
 
     def laid_out(meta: str) -> str:
         assistant = Assistant()
@@ -176,7 +178,9 @@ def test_what_the_card_says_to_run_runs(run: Path, tiny_model: Path, monkeypatch
         code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
         said: list[str] = []
         monkeypatch.chdir(folder)
-        code = code.replace("max_new_tokens=200", "max_new_tokens=4").replace(f'"{tiny_model.name}"', repr(str(tiny_model)))
+        code = code.replace("max_new_tokens=200", "max_new_tokens=4").replace(
+            f'"{tiny_model.name}"', repr(str(tiny_model))
+        )
         exec(code, {"print": said.append})
         assert len(said) == 1
 

@@ -43,7 +43,10 @@ def test_a_batch_that_does_not_divide_is_refused_with_its_arithmetic_and_two_way
 
 def test_a_batch_that_divides_is_told_as_arithmetic():
     trainer = TrainerSettings(strategy=Strategy.ddp, devices=2, micro_batch_size=16)
-    assert settings.arithmetic(Training(global_batch_size=128), trainer) == "128 rows a step = 16 rows x 2 devices x 4 passes"
+    assert (
+        settings.arithmetic(Training(global_batch_size=128), trainer)
+        == "128 rows a step = 16 rows x 2 devices x 4 passes"
+    )
     one = TrainerSettings(micro_batch_size=1)
     assert settings.arithmetic(Training(global_batch_size=1), one) == "1 row a step = 1 row x 1 device x 1 pass"
     nodes = dataclasses.replace(trainer, num_nodes=2)

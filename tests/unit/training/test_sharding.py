@@ -36,7 +36,9 @@ def test_a_model_made_without_memory_and_filled_from_the_first_process_computes_
         model = lora.add_lora(lora.empty_base(tiny_model), Training(), TrainerSettings())
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     asked = []
-    monkeypatch.setattr(sharding, "fully_shard", lambda *given, **more: asked.append(more) or fully_shard(*given, **more))
+    monkeypatch.setattr(
+        sharding, "fully_shard", lambda *given, **more: asked.append(more) or fully_shard(*given, **more)
+    )
     sharding.shard(model, whole, mesh, torch.device("cpu"), bf16=False, cpu_offload=cpu_offload)
     blocks = model.get_base_model().model.layers
     assert all(isinstance(block, FSDPModule) for block in blocks)
@@ -55,7 +57,9 @@ def test_a_model_made_without_memory_and_filled_from_the_first_process_computes_
 
 
 @pytest.mark.parametrize("cpu_offload", [True, False])
-def test_lightning_leaves_offloaded_shards_in_the_main_memory(cpu_offload: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_leaves_offloaded_shards_in_the_main_memory(
+    cpu_offload: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strategy = sharding.Sharded(TrainerSettings(strategy=Strategy.fsdp, devices=2, cpu_offload=cpu_offload), cuda=True)
     moved = []
     monkeypatch.setattr(sharding.ModelParallelStrategy, "model_to_device", lambda self: moved.append(self))
