@@ -56,18 +56,13 @@ def attention(
     pack. Returns `[1, total, heads, dim]`. Raises StageError for a sliding window that is shorter than a row, and for
     attention that is more than a softmax.
     """
-    attend = torch.nn.functional.scaled_dot_product_attention
     common, places = rows["common"], rows["places"]
     count, longest = places.shape
     _check(module, common + longest, more)
-    share = query.shape[1] // key.shape[1]
     parts = []
     first_query, first_key, first_value = query[:, :, :common], key[:, :, :common], value[:, :, :common]
     if common:
-        first = attend(
-            first_query, repeated(first_key, share), repeated(first_value, share),
-            is_causal=True, scale=scaling, dropout_p=dropout,
-        )  # fmt: skip
+        first = attend(first_query, first_key, first_value, None, scaling, dropout)
         parts.append(first[0].transpose(0, 1))
     own_query, own_key, own_value = (
         Spread.apply(t[0].transpose(0, 1), places, rows["slots"]) for t in (query, key, value)
@@ -77,17 +72,28 @@ def attention(
         own_key = torch.cat([first_key.expand(count, -1, -1, -1), own_key], dim=2)
         own_value = torch.cat([first_value.expand(count, -1, -1, -1), own_value], dim=2)
         mask = torch.ones((longest, common + longest), dtype=torch.bool, device=query.device).tril(common)
-    own = attend(
-        own_query, repeated(own_key, share), repeated(own_value, share),
-        attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout,
-    )  # fmt: skip
+    own = attend(own_query, own_key, own_value, mask, scaling, dropout)
     parts.append(Collect.apply(own.transpose(1, 2).flatten(0, 1), rows["slots"]))
     return torch.cat(parts)[None], None
 
 
-def repeated(heads: torch.Tensor, share: int) -> torch.Tensor:
-    """Keys or values `[rows, kv_heads, seq, dim]` for queries of which `share` heads look at each of theirs."""
-    return heads.repeat_interleave(share, dim=1) if share > 1 else heads
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Attention `[rows, heads, seq, dim]` by torch; causal where there is no `mask`. Several heads may look at one key."""
+    share = query.shape[1] // key.shape[1]
+    if share > 1 and mask is not None and query.device.type != "cpu":
+        # With a mask, CUDA's memory-efficient kernel wants a key for each head.
+        key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
+        share = 1
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout, enable_gqa=share > 1
+    )
 
 
 class Spread(torch.autograd.Function):

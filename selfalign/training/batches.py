@@ -51,9 +51,16 @@ def epoch_order(seed: int, epoch: int, n_rows: int) -> array[int]:
 
 
 def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: int, world: int) -> list[list[Row]]:
-    """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice."""
+    """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice.
+
+    They have `micro_batch_size` rows, or fewer. A process alone packs as many rows as have no more tokens together than that many of
+    the longest row would; among several, micro batches of unequal size would let some wait for the others.
+    """
     runs = [list(rows)] if batching is Batching.bucket else alike(sorted(rows, key=lambda row: row.ids))
     runs = [sorted(run, key=lambda row: len(row.ids), reverse=True) for run in runs]
+    if batching is Batching.pack and world == 1:
+        room = micro_batch_size * max((len(row.ids) for row in rows), default=0)
+        return [pack for run in runs for pack in filled(run, micro_batch_size, room)]
     micros = [run[start : start + micro_batch_size] for run in runs for start in range(0, len(run), micro_batch_size)]
     micros += [[] for _ in range(-len(micros) % world)]
     return micros[rank::world]
@@ -114,6 +121,22 @@ def _pack(rows: Sequence[Row]) -> Micro:
             "slots": torch.nonzero(real.flatten()).flatten(),
         },
     }
+
+
+def filled(run: Sequence[Row], least: int, room: int) -> list[list[Row]]:
+    """Rows that begin alike as packs of at most `room` tokens, or of `least` rows where those have more."""
+    common = common_beginning(run)
+    packs: list[list[Row]] = []
+    taken = 0
+    for row in run:
+        own = len(row.ids) - common
+        if packs and (taken + own <= room or len(packs[-1]) < least):
+            packs[-1].append(row)
+            taken += own
+        else:
+            packs.append([row])
+            taken = common + own
+    return packs
 
 
 def labels_by_source(rows: Sequence[Row]) -> dict[str, int]:

@@ -264,7 +264,7 @@ class Finetuning(pl.LightningModule):
             )
 
     def _head_is_all(self, micro: Micro, logits: torch.Tensor) -> bool:
-        """Whether logits are hidden states times the head: some models scale or cap them."""
+        """Whether logits are what the head makes of hidden states: some models cap them."""
         hidden = self._hidden(self.transfer_batch_to_device(micro, self.device, 0))
         made = (hidden @ head.weight_of(self.model.get_base_model()).T).float()  # type: ignore[union-attr]
         share = BF16_SHARE if self.settings.precision is Precision.bf16_mixed else 1e-5

@@ -59,6 +59,19 @@ def test_bucketing_sorts_within_a_step_and_leaves_its_rows_alone():
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_a_process_alone_packs_rows_into_the_tokens_of_the_longest_ones_and_never_fewer_than_it_is_told():
+    long, short = ([Row(f"{n}{k}", array("i", [1, 2, 3, 9, *([k] * n)]), 4) for k in range(6)] for n in (16, 6))
+    micros = split([*long, *short], 2, Batching.pack, 0, 1)
+    # Two rows of twenty tokens are forty: two long ones behind their beginning, or five short ones.
+    assert all(len(micro) >= 2 for micro in micros[:-1])
+    assert all(collate(micro, Batching.pack)["input_ids"].shape[1] <= 40 for micro in micros)
+    assert sorted(row.id for micro in micros for row in micro) == sorted(row.id for row in [*long, *short])
+    assert len(micros) < 6 and len(split([*long, *short], 2, Batching.bucket, 0, 1)) == 6
+    # Of several processes each has as many rows as it is told.
+    shares = [split([*long, *short], 2, Batching.pack, rank, 2) for rank in range(2)]
+    assert {len(micro) for share in shares for micro in share} == {2}
+
+
 def test_padding_is_on_the_right_and_has_no_label():
     micro = collate([Row("a", array("i", [5, 6, 7]), 2), Row("b", array("i", [8, 9]), 1)], Batching.bucket)
     assert micro["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
