@@ -267,8 +267,8 @@ class CrashError(Exception):
 def test_training_ends_early_where_scores_bring_no_new_minimum_and_resumes_to_the_same(
     tmp_path: Path, examples: Path, tiny_model: Path
 ):
-    # A rate at which the second step already makes things worse.
-    settings = {"learning_rate": 1.0, "warmup_steps": 0, "validate_every_steps": 1, "early_stopping_patience": 2}
+    # A rate at which nothing is learned: no score is lower than the one before.
+    settings = {"learning_rate": 1e-30, "warmup_steps": 0, "validate_every_steps": 1, "early_stopping_patience": 2}
     whole = make_job(tmp_path / "whole", examples, tiny_model, settings, checkpoint_every_steps=1)
     assert worker.run(whole, ignore) == 0
     result = json.loads((whole.out / "result.json").read_text())["metrics"]

@@ -165,3 +165,18 @@ def test_what_rows_begin_with_cannot_be_shared_under_gradient_checkpointing():
     assert problems(shared, TrainerSettings()) == []
     (problem,) = problems(shared, TrainerSettings(gradient_checkpointing=True))
     assert "training.batching=share" in problem and "use training.batching=bucket" in problem
+
+def test_a_surrounding_job_of_slurm_is_lightnings_business_only_under_a_launcher_and_never_queued_again(monkeypatch):
+    from selfalign.training import worker
+
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    (alone,) = worker.environment(TrainerSettings())
+    assert type(alone).__name__ == "LightningEnvironment"
+    (slurm,) = worker.environment(TrainerSettings(launcher=["srun"]))
+    assert type(slurm).__name__ == "SLURMEnvironment" and slurm.auto_requeue is False
+    # torchrun numbers its processes itself, inside Slurm too.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert worker.environment(TrainerSettings(launcher=["torchrun"])) is None
+
