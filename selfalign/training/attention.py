@@ -92,7 +92,14 @@ def attend(
         key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
         share = 1
     return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout, enable_gqa=share > 1
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        dropout_p=dropout,
+        enable_gqa=share > 1,
     )
 
 

@@ -53,8 +53,8 @@ def epoch_order(seed: int, epoch: int, n_rows: int) -> array[int]:
 def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: int, world: int) -> list[list[Row]]:
     """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice.
 
-    They have `micro_batch_size` rows, or fewer. A process alone packs as many rows as have no more tokens together than that many of
-    the longest row would; among several, micro batches of unequal size would let some wait for the others.
+    They have `micro_batch_size` rows, or fewer. A process alone packs as many rows as have no more tokens together than that many
+    of the longest row; among several, micro batches of unequal size would let some wait for the others.
     """
     runs = [list(rows)] if batching is Batching.bucket else alike(sorted(rows, key=lambda row: row.ids))
     runs = [sorted(run, key=lambda row: len(row.ids), reverse=True) for run in runs]

@@ -155,8 +155,8 @@ class TrainerSettings:
     precision: Precision = Precision.fp32
     """Floating-point type of the computation."""
     micro_batch_size: int = 8
-    """Rows of one forward pass on one device (>= 1; reference 16). A device alone packs as many as have no more tokens than that many
-    of the longest row."""
+    """Rows of one forward pass on one device (>= 1; reference 16). A device alone packs as many rows as have no more tokens than
+    that many of the longest row."""
     accelerator: Accelerator = transient(Accelerator.auto)
     """Kind of device."""
     threads: int = transient(0)

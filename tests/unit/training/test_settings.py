@@ -166,10 +166,12 @@ def test_what_rows_begin_with_cannot_be_shared_under_gradient_checkpointing():
     (problem,) = problems(shared, TrainerSettings(gradient_checkpointing=True))
     assert "training.batching=share" in problem and "use training.batching=bucket" in problem
 
+
 def test_a_surrounding_job_of_slurm_is_lightnings_business_only_under_a_launcher_and_never_queued_again(monkeypatch):
     from selfalign.training import worker
 
-    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1"}.items():
+    names = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1"}
+    for name, value in names.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     (alone,) = worker.environment(TrainerSettings())
@@ -179,4 +181,3 @@ def test_a_surrounding_job_of_slurm_is_lightnings_business_only_under_a_launcher
     # torchrun numbers its processes itself, inside Slurm too.
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     assert worker.environment(TrainerSettings(launcher=["torchrun"])) is None
-
