@@ -187,9 +187,10 @@ def arithmetic(training: Training, trainer: TrainerSettings) -> str:
         return f"{count} {unit}{'' if count == 1 else 's' if unit[-1] != 's' else 'es'}"
 
     nodes = f" on {some(trainer.num_nodes, 'node')}" if trainer.num_nodes > 1 else ""
+    fewer = ", or fewer full packs" if training.batching is Batching.pack and devices == 1 < passes else ""
     return (
         f"{some(training.global_batch_size, 'row')} a step = {some(micro, 'row')} x {some(devices, 'device')}{nodes} x "
-        f"{some(passes, 'pass')}"
+        f"{some(passes, 'pass')}{fewer}"
     )
 
 

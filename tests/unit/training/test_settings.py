@@ -49,6 +49,8 @@ def test_a_batch_that_divides_is_told_as_arithmetic():
     )
     one = TrainerSettings(micro_batch_size=1)
     assert settings.arithmetic(Training(global_batch_size=1), one) == "1 row a step = 1 row x 1 device x 1 pass"
+    # A device alone fills its packs.
+    assert settings.arithmetic(Training(global_batch_size=4), one).endswith("x 4 passes, or fewer full packs")
     nodes = dataclasses.replace(trainer, num_nodes=2)
     assert "16 rows x 4 devices on 2 nodes x 2 passes" in settings.arithmetic(Training(global_batch_size=128), nodes)
 
