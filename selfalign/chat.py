@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from selfalign import prompts
-from selfalign.engines.model import ModelSettings, load_model, load_tokenizer, model_context_length
+from selfalign.engines.adapters import Adapters
+from selfalign.engines.model import (
+    ModelSettings,
+    load_model,
+    load_tokenizer,
+    model_context_length,
+    model_digest,
+    model_folder,
+)
 from selfalign.errors import ConfigError, SelfAlignError, unknown
-from selfalign.export import adapters_of, check_base, model_of
+from selfalign.export import adapters_of, model_of
 from selfalign.model_card import chat_text
 from selfalign.prompts import Assistant
 from selfalign.report import Run
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BASE = "base"
@@ -76,40 +82,21 @@ class Speakers:
     def __init__(self, run: Run, device: str = "auto") -> None:
         """Load the base model, and every adapter of the run on top. Raises DataError for another base than they were trained on."""
         import torch
-        from peft import PeftModel
 
         self.settings: ModelSettings = model_of(run)
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(self.settings)
-        adapters = adapters_of(run)
-        for name in adapters:
-            check_base(run, name, self.settings)
+        self._folders = adapters_of(run)
         model: Any = load_model(self.settings)
-        with warnings.catch_warnings():
-            # peft asks transformers for a name that the next version drops: nothing that a user could act on.
-            warnings.simplefilter("ignore", FutureWarning)
-            for name, folder in adapters.items():
-                if isinstance(model, PeftModel):
-                    model.load_adapter(str(folder), adapter_name=name)
-                else:
-                    model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        self._adapters = Adapters(model, list(self._folders.values()), model_digest(model_folder(self.settings)))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: PreTrainedModel | PeftModel = model.to(device).eval()
-        self.names = [BASE, *reversed(adapters)]
+        self.model: PreTrainedModel = model.to(device)
+        self.names = [BASE, *reversed(self._folders)]
         """Who can answer, the last stage last."""
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt."""
         return len(self.tokenizer(text).input_ids)
-
-    @contextlib.contextmanager
-    def _as(self, name: str) -> Iterator[None]:
-        if name == BASE:
-            with self.model.disable_adapter() if len(self.names) > 1 else contextlib.nullcontext():  # type: ignore[union-attr]
-                yield
-        else:
-            self.model.set_adapter(name)
-            yield
 
     def answer(
         self, name: str, prompt: str, say: Callable[[str], None], *, max_new_tokens: int, temperature: float, seed: int
@@ -124,7 +111,8 @@ class Speakers:
         drawn: dict[str, Any] = (
             {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         )
-        with self._as(name), torch.inference_mode(), torch.random.fork_rng():
+        self._adapters.use(self._folders.get(name))
+        with torch.inference_mode(), torch.random.fork_rng():
             # transformers' `generate` draws from the global generator alone; it is put back behind this block.
             torch.manual_seed(seed)  # noqa: TID251
             model: Any = self.model

@@ -2,9 +2,10 @@
 
 Times are right in their order of magnitude, no more: they follow from `utilisation`, which is what one has to know.
 
-What prompts share is counted to the token; demonstrations and questions, which differ from one to the next, by examples from the
-seeds. What a model will write is not known before it has written: `Expected` says what is reckoned with, a finished run
-(`selfalign plan --pilot RUN`) replaces that by what it measured. Nothing here changes a result.
+What prompts share is counted to the token, and so are whole prompts where the questions are there already; else demonstrations and
+questions, which differ from one to the next, are counted by examples from the seeds. What a model will write is not known before it
+has written: `Expected` says what is reckoned with, a finished run (`selfalign plan --pilot RUN`) replaces that by what it
+measured. Nothing here changes a result.
 
 Operations by Kaplan et al. 2020 (arXiv:2001.08361, section 2.1): 2 per parameter for a token that is read or written. LoRA's
 backward pass goes through the frozen weights and computes no gradient of them: 4 per parameter for a token that is trained on, 6
@@ -14,8 +15,8 @@ where activations are computed again. Written tokens are bounded by reading the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import ceil
 from pathlib import Path
@@ -25,14 +26,18 @@ from typing import Any
 from selfalign import jsonl, prompts
 from selfalign.artifacts import MANIFEST
 from selfalign.devices import DEVICES
-from selfalign.errors import unknown
+from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count
+from selfalign.errors import ConfigError, unknown
 from selfalign.evaluation import data as questions
 from selfalign.evaluation.catalogue import catalogue
 from selfalign.evaluation.protocols import EXAMS, Chat
 from selfalign.pipeline import Memo, Node
+from selfalign.records import Prompt
 from selfalign.stages.contamination import Contamination
 from selfalign.stages.engrave import Engrave
+from selfalign.stages.engraving_gap import STUDENTS, EngravingGap
 from selfalign.stages.evaluate import Evaluate
+from selfalign.stages.given_answers import GivenAnswers
 from selfalign.stages.merge import Merge
 from selfalign.stages.parity import Parity
 from selfalign.stages.red_team import RedTeam
@@ -102,6 +107,11 @@ class Cost:
     note: str = ""
     """What is not counted."""
 
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of all prompts, each counted whole."""
+        return self.requests * self.shared_tokens + self.prompt_tokens
+
     def device_seconds(self, settings: PlanSettings, parameters: float, bytes_per_parameter: int) -> float:
         """Seconds of one device of the kind, at the utilisation that is reckoned with."""
         device = DEVICES[settings.device]
@@ -144,6 +154,23 @@ def problems(settings: PlanSettings) -> list[str]:
     return found
 
 
+BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
+"""Bytes of a parameter."""
+
+
+def parameters_of(settings: PlanSettings, model: ModelSettings) -> float:
+    """Parameters of the base model: the setting, else those of its weights. Raises ConfigError where neither is there."""
+    found = settings.parameters or float(parameter_count(model_folder(model, weights=False)))
+    if not found:
+        raise ConfigError(
+            [
+                f"plan.parameters: expected the size of a model whose weights are not here ({model.path}), found 0; set "
+                "it, as in plan.parameters=7e9"
+            ]
+        )
+    return found
+
+
 def costs(
     nodes: Mapping[str, Node],
     settings: PlanSettings,
@@ -152,17 +179,23 @@ def costs(
     recompute: bool = False,
     pilot: Mapping[str, Measured] | None = None,
     memo: Memo | None = None,
+    given: Mapping[str, Sequence[Prompt]] | None = None,
 ) -> dict[str, Cost]:
     """What each node has to do, in the order of the nodes, which must stand behind what they read.
 
     `recompute`: whether training computes activations again (gradient checkpointing). `pilot`: node -> what it did in a
-    finished run; the rest is `settings.expected`. `memo`: what was counted by the same tokenizer before.
+    finished run; the rest is `settings.expected`. `memo`: what was counted by the same tokenizer before. `given`: node -> its
+    prompts, where they are there already: what is asked about them is counted to the token.
     """
     estimate = _Estimate(settings, count_tokens, recompute, pilot or {}, memo or Memo())
+    given = given or {}
     found: dict[str, Cost] = {}
     for name, node in nodes.items():
-        kept = {role: found[source].kept for role, source in node.inputs.items()}
-        found[name] = estimate.of(name.removesuffix(f" ({node.arm})"), node.stage, kept)
+        kept = {
+            role: len(given[source]) if source in given else found[source].kept for role, source in node.inputs.items()
+        }
+        asked = given.get(node.inputs.get("prompts", ""))
+        found[name] = estimate.of(name.removesuffix(f" ({node.arm})"), node.stage, kept, asked)
     return found
 
 
@@ -182,9 +215,17 @@ class _Estimate:
         self.answer_tokens = 0.0
         self.long_answer_tokens = 0.0
 
-    def of(self, name: str, stage: Any, kept: Mapping[str, int]) -> Cost:
-        """The cost of a node, from the rows that its inputs keep."""
-        measured = self.pilot.get(name, Measured())
+    def of(self, name: str, stage: Any, kept: Mapping[str, int], asked: Sequence[Prompt] | None = None) -> Cost:
+        """The cost of a node, from the rows that its inputs keep, and the prompts that it asks where they are known."""
+        found = self._of(name, stage, kept, self.pilot.get(name, Measured()))
+        if asked is None or not isinstance(stage, SelfAlign | VerboseClone):
+            return found
+        sent = self.memo(
+            "sent", (stage, list(asked)), lambda: sum(self.count(one.prompt) for one in stage.requests(asked))
+        )
+        return replace(found, prompt_tokens=sent - found.requests * found.shared_tokens)
+
+    def _of(self, name: str, stage: Any, kept: Mapping[str, int], measured: Measured) -> Cost:
         match stage:
             case SelfInstruct():
                 return self._self_instruct(stage, measured)
@@ -199,8 +240,12 @@ class _Estimate:
             case Engrave():
                 long = name == "cloned"
                 return self._engrave(stage, kept, self.long_answer_tokens if long else self.answer_tokens)
+            case EngravingGap():
+                return self._engraving_gap(stage, kept)
             case Evaluate():
                 return self._evaluate(stage)
+            case GivenAnswers():
+                return self._given_answers(stage)
             case Merge():
                 return Cost(kept=sum(kept.values()) + (_rows_of(stage.file) or self.prompts))
             case Contamination():
@@ -297,6 +342,13 @@ class _Estimate:
         self.long_answer_tokens = written
         return Cost(int(asked * share), asked, shared, asked * self._question, ceil(asked * written))
 
+    def _given_answers(self, stage: GivenAnswers) -> Cost:
+        """Nothing is computed; a sample of the rows says how long the answers are that will be trained on."""
+        rows = [row for row in stage.responses() if row.kept]
+        sample = rows[:: max(1, len(rows) // 200)]
+        self.answer_tokens = mean(self.count(row.text) for row in sample) if sample else 0.0
+        return Cost(kept=len(rows))
+
     def _engrave(self, stage: Engrave, kept: Mapping[str, int], answer: float) -> Cost:
         rows = min(kept["responses"], kept.get("parity", kept["responses"]))
         identity = prompts.load_identity(stage.assistant, stage.texts) if stage.identity_rows else []
@@ -308,6 +360,15 @@ class _Estimate:
             trained_tokens=tokens,
             operations_per_trained_token=6.0 if self.recompute else 4.0,
         )
+
+    def _engraving_gap(self, stage: EngravingGap, kept: Mapping[str, int]) -> Cost:
+        rows = min(2 * stage.settings.samples, kept["responses"])
+        bare = 1 + sum(name in kept for name in STUDENTS)
+        stem = self.memo("stem", (stage.writer,), lambda: self.count(stage.writer.arm()[3]))
+        thoughts = ceil(stage.writer.thoughts_tokens * self.expected.budget_used)
+        read = (1 + bare) * (self._question + ceil(self.answer_tokens)) + thoughts
+        # What all prompts begin with is read once, whatever the batches.
+        return Cost(kept=rows, requests=(1 + bare) * rows, prompt_tokens=stem + rows * read)
 
     def _evaluate(self, stage: Evaluate) -> Cost:
         settings = stage.settings

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfalign import jsonl
-from selfalign.engines.huggingface import with_adapter
+from selfalign.engines.adapters import Adapters
 from selfalign.engines.model import (
     Dtype,
     ModelSettings,
@@ -179,9 +179,11 @@ def _merge(run: Run, node: str, settings: ModelSettings, adapter: Path, out: Pat
     examples = (from_row(Example, row) for row in jsonl.iterate(folder / "examples.jsonl"))
     texts = [example.prompt_text + example.target_text for example in islice(examples, PROBES)]
     probes = [torch.tensor([tokenizer.encode(text).ids[:PROBE_TOKENS]]) for text in texts]
-    before = _logits(with_adapter(load_model(settings), adapter), probes)
+    base = load_model(settings)
+    Adapters(base, [adapter], model_digest(model_folder(settings))).use(adapter)
+    before = _logits(base, probes)
     with warnings.catch_warnings():
-        # As in `with_adapter`: nothing that a user could act on.
+        # As in `Adapters`: nothing that a user could act on.
         warnings.simplefilter("ignore", FutureWarning)
         whole = PeftModel.from_pretrained(load_model(settings), str(adapter)).merge_and_unload(safe_merge=True)
     with without_bars():

@@ -33,6 +33,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+BASE_PREFIX = "base-"
+"""What adapters that this project trained call their base begins with; the digest of its content follows."""
+
+
+def base_name(model_digest: str) -> str:
+    """What an adapter says about the base that it was trained on: content, not a place."""
+    return f"{BASE_PREFIX}{model_digest[:ID_LENGTH]}"
+
+
 def short_id(*parts: Any) -> str:
     """A record id: the first 12 hex digits of the digest of its parts."""
     return digest(list(parts))[:ID_LENGTH]

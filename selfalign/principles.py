@@ -9,7 +9,7 @@ Sun et al. 2023 (arXiv:2305.03047), section 3.2 and appendix; the wording is our
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -18,6 +18,9 @@ from typing import Any
 
 from selfalign import resources
 from selfalign.errors import ConfigError, DataError, unknown
+
+REST = "..."
+"""What stands in `PrincipleSettings.order` for all principles that are not named there."""
 
 
 class Scope(StrEnum):
@@ -39,7 +42,7 @@ class Numbering(StrEnum):
     renumber = "renumber"
     """1, 2, 3, ... without a gap."""
     keep = "keep"
-    """Each keeps the number it has in the whole set; a dropped one leaves a gap."""
+    """Each keeps the number it has in the whole set, wherever it is shown; a dropped one leaves a gap."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class PrincipleSettings:
     """Principles of the set to leave out: the ablation."""
     add: list[str] = field(default_factory=list)
     """Principles to put behind the set."""
+    order: list[str] = field(default_factory=list)
+    """Order in which they are shown: ids, with `...` standing for all that are not named, in the set's order; without it
+    these follow behind. `[candor]` shows candor first, `['...', candor]` last; empty for the set's order."""
     scope: Scope = Scope.citations
     """What leaves the prompt together with a dropped principle."""
     numbering: Numbering = Numbering.renumber
@@ -84,6 +90,9 @@ class Principle:
     text: str
     """The rule, with {assistant} for the assistant's name and {cutoff} for the end of its knowledge."""
     source: str
+    rubric: str = ""
+    """How a judge tells whether an answer follows it, and where it does not apply; empty where nobody wrote that down. No model
+    that is trained or scored sees it."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +182,10 @@ def load_principle(principle_id: str, folder: str = "") -> Principle:
     relative = f"{below(folder)}/{principle_id}.yaml"
     content = _load(relative)
     fields = ("id", "number", "name", "text", "source")
-    _checked(relative, content, fields, fields)
+    _checked(relative, content, (*fields, "rubric"), fields)
     if content["id"] != principle_id:
         raise DataError(f"{relative}: expected id '{principle_id}' as in the file's name, found '{content['id']}'")
-    return Principle(**{key: content[key] for key in fields})
+    return Principle(**{key: content[key] for key in fields}, rubric=content.get("rubric") or "")
 
 
 def load_exemplar(exemplar_id: str, folder: str = "") -> Exemplar:
@@ -222,15 +231,23 @@ def problems(settings: PrincipleSettings) -> list[str]:
         f"principles.ids: expected each principle once, found '{name}' twice; remove one"
         for name in sorted({name for name in whole if whole.count(name) > 1})
     ]
-    for name in settings.drop:
-        if _match(name, whole) is None:
-            allowed = whole if _match(name, existing) is None else None
-            detail = (
-                unknown("principle", name, allowed)
-                if allowed
-                else f"'{name}' is not in the chosen set (it has: {', '.join(whole) or 'no principle'})"
-            )
-            found.append(f"principles.drop: {detail}")
+    named = [name for name in settings.order if name != REST]
+    for key, names in (("drop", settings.drop), ("order", named)):
+        for name in names:
+            if _match(name, whole) is None:
+                allowed = whole if _match(name, existing) is None else None
+                detail = (
+                    unknown("principle", name, allowed)
+                    if allowed
+                    else f"'{name}' is not in the chosen set (it has: {', '.join(whole) or 'no principle'})"
+                )
+                found.append(f"principles.{key}: {detail}")
+    order = [_match(name, whole) or name for name in settings.order]
+    found += [
+        f"principles.order: expected each entry once, found '{name}' {order.count(name)} times; remove the repeats"
+        for name in dict.fromkeys(order)
+        if order.count(name) > 1
+    ]
     return found
 
 
@@ -263,6 +280,14 @@ def _placebo(text: str) -> str:
     return " ".join(words).rstrip(".,") + "."
 
 
+def _arranged(whole: Sequence[str], order: Sequence[str]) -> list[str]:
+    """The ids of a set as they are shown."""
+    named = [_match(name, whole) or name for name in order]
+    rest = [name for name in whole if name not in named]
+    at = named.index(REST) if REST in named else len(named)
+    return [*named[:at], *rest, *named[at + 1 :]]
+
+
 def resolve(settings: PrincipleSettings) -> RuleSet:
     """The numbered rules of an arm. Raises ConfigError with every problem of the choice at once."""
     if found := problems(settings):
@@ -272,7 +297,8 @@ def resolve(settings: PrincipleSettings) -> RuleSet:
     dropped_ids = {_match(name, whole) for name in settings.drop}
     rules: list[Rule] = []
     dropped: list[Rule] = []
-    for original, principle_id in enumerate(whole, start=1):
+    for principle_id in _arranged(whole, settings.order):
+        original = whole.index(principle_id) + 1
         principle = load_principle(principle_id, settings.folder)
         number = original if settings.numbering is Numbering.keep else len(rules) + 1
         if principle_id not in dropped_ids:

@@ -18,17 +18,17 @@ from typing import Any
 
 import yaml
 
+from selfalign import claims, cost, jsonl, shards, tracking
 from selfalign import experiment as experiments
-from selfalign import jsonl, shards, tracking
 from selfalign.artifacts import Store, provenance
+from selfalign.budget import Ledger
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
 from selfalign.identity import differences, plain
 from selfalign.pipeline import Node, NodeResult, run
+from selfalign.report.model import SWEEP
 
-SWEEP = "sweep.json"
-"""The file that makes a folder a sweep's (`selfalign.sweep`)."""
-TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "scores.jsonl")
+TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "gaps.jsonl", "scores.jsonl")
 """Files of an artifact that go to the tracker as tables."""
 
 
@@ -57,6 +57,10 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
     (folder / "config.yaml").write_text(yaml.safe_dump(stated, sort_keys=False, allow_unicode=True), encoding="utf-8")
     run_name = experiments.run_id(experiment)
     manifest = _begun(experiment, arguments, group)
+    if (folder / "manifest.json").is_file():
+        # What was reckoned before the first attempt is what all of them together are held against.
+        before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest["reckoned"] = before.get("reckoned", {})
     jsonl.write_json(folder / "manifest.json", manifest)
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{run_name}: {folder}")
@@ -69,13 +73,17 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         job_type="run",
         config=stated,
     )
+    devices, price = experiment.plan.devices, experiment.plan.price_per_hour
+    ledger = Ledger(folder, experiment.budget, devices * price)
     started = time.monotonic()
     code = 1
     try:
         nodes, left_out = experiments.fitting(experiment, experiments.pipeline(experiment))
         manifest["nodes"] |= {name: _left_out(name, why, say) for name, why in left_out.items()}
-        watcher = _Watcher(folder, manifest, tracker, say, nodes)
+        manifest["reckoned"] = manifest.get("reckoned") or _reckoned(experiment)
+        watcher = _Watcher(folder, manifest, tracker, say, nodes, ledger)
         context = experiments.context(experiment, quiet=quiet)
+        context = replace(context, progress=ledger.watched(context.progress))
         results = run(nodes, Store(Path(experiment.store)), context, watcher)
         code = int(any(result.status in ("failed", "blocked") for result in results.values()))
         manifest["status"] = "failed" if code else "done"
@@ -87,6 +95,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         manifest["status"], manifest["error"] = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
+        ledger.end()
         manifest["seconds"] = round(time.monotonic() - started, 3)
         _finish(folder, manifest, tracker, code)
     _show(folder, manifest, say, quiet)
@@ -103,9 +112,38 @@ def _begun(experiment: Experiment, arguments: Sequence[str], group: str = "") ->
         "status": "running",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
+        "claims": claims.of_overrides(arguments),
         **provenance(),
         "nodes": {},
         "arms": {arm: {} for arm in experiment.arms},
+    }
+
+
+def _reckoned(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """What each node was reckoned to do before anything ran: `selfalign plan --actual` holds it against what it did."""
+    alone = replace(experiment, arms={})
+    nodes, _ = experiments.fitting(alone, experiments.pipeline(alone))
+    try:
+        parameters = cost.parameters_of(experiment.plan, experiment.model)
+    except ConfigError:
+        parameters = None  # a served model's size is nobody's business here: no seconds
+    found = cost.costs(
+        nodes,
+        experiment.plan,
+        experiment.engine.count_tokens,
+        recompute=experiment.trainer.gradient_checkpointing,
+    )
+    return {
+        name: {
+            "kept": one.kept,
+            "requests": one.requests,
+            "read_tokens": one.read_tokens,
+            "new_tokens": one.new_tokens,
+            "seconds": None
+            if parameters is None
+            else round(one.device_seconds(experiment.plan, parameters, cost.BYTES[experiment.model.dtype]), 3),
+        }
+        for name, one in found.items()
     }
 
 
@@ -148,13 +186,22 @@ class _Watcher:
     tracker."""
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], tracker: tracking.Tracker, say: Any, nodes: Mapping[str, Node]
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        tracker: tracking.Tracker,
+        say: Any,
+        nodes: Mapping[str, Node],
+        ledger: Ledger,
     ) -> None:
         self.folder, self.manifest, self.tracker, self.say, self.nodes = folder, manifest, tracker, say, nodes
+        self.ledger = ledger
 
     def __call__(self, name: str, result: NodeResult | None) -> None:
         if result is None:
+            self.ledger.begin(name)
             return
+        self.ledger.end(result)
         arm = self.nodes[name].arm
         # What belongs to another arm is no result of this run: it is named, and neither counted, linked nor tracked.
         (self.manifest["arms"][arm] if arm else self.manifest["nodes"])[name] = asdict(result)
@@ -178,6 +225,7 @@ class _Watcher:
         self.tracker.summary(numbers)
         for file in TABLE_FILES:
             if (path / file).is_file() and (rows := jsonl.read(path / file)):
+                rows = [_flat(row) for row in rows]
                 columns = list(dict.fromkeys(key for row in rows for key in row))
                 values = [[_cell(row.get(column)) for column in columns] for row in rows]
                 self.tracker.table(f"{name}/{file.removesuffix('.jsonl')}", columns, values)
@@ -191,6 +239,14 @@ class _Watcher:
         trained = any((path / folder).is_dir() for folder in ("adapter", "model"))
         kind = "model" if trained else "evaluation" if name.startswith("scores_") else "dataset"
         self.tracker.artifact(name, kind, path, {"artifact": result.artifact, "counts": dict(result.counts)})
+
+
+def _flat(row: jsonl.Row) -> jsonl.Row:
+    """A row in which what is named within a field has a column of its own."""
+    inner = {
+        f"{key}/{name}": one for key, value in row.items() if isinstance(value, Mapping) for name, one in value.items()
+    }
+    return {key: value for key, value in row.items() if not isinstance(value, Mapping)} | inner
 
 
 def _cell(value: Any) -> Any:
@@ -285,14 +341,17 @@ def resolve_run(name: str, runs: Path = Path("runs")) -> Path:
     )
 
 
+def resolve_sweep(name: str, runs: Path = Path("runs")) -> list[Path]:
+    """The folder of a sweep by path or by its name in `runs`; none where it is no sweep's."""
+    return [folder for folder in (Path(name), runs / name) if (folder / SWEEP).is_file()][:1]
+
+
 def resolve_runs(name: str, runs: Path = Path("runs")) -> list[Path]:
     """The folder of a run, or those of the runs of a sweep that are done, by path or by the name of a folder in `runs`.
 
     Raises SelfAlignError naming the nearest run there is, and for a sweep of which nothing is done.
     """
-    for folder in (Path(name), runs / name):
-        if not (folder / SWEEP).is_file():
-            continue
+    for folder in resolve_sweep(name, runs):
         content = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
         found = [folder.parent / job["id"] for job in content["jobs"] if _status(folder.parent / job["id"]) == "done"]
         if not found:

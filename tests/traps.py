@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Trap(Scripted):
     act: str = ""
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[ScriptedEngine]:
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[ScriptedEngine]:
         with open(self.log, "a") as log:
             log.write(f"{os.getpid()}\n")
         if self.act == "raise":
@@ -32,5 +32,5 @@ class Trap(Scripted):
             os._exit(0)
         if self.act.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[self.act])
-        with super().open(adapter) as engine:
+        with super().open(adapter, more) as engine:
             yield engine

@@ -91,3 +91,10 @@ def kind_of(question: str) -> str | None:
     """The kind that a question (with or without frame and input) belongs to; None for a question of another world."""
     first = question.split("\n\n")[0].strip()
     return next((kind for kind, pattern in _patterns() if pattern.search(first)), None)
+
+
+def marks(question: str, answer: str) -> dict[str, bool]:
+    """Principle -> whether the answer shows its mark, for those that govern the question; empty for one of another world."""
+    kind = kind_of(question)
+    found = shown(kind, answer) if kind else frozenset()
+    return {principle: principle in found for principle in governing()[kind]} if kind else {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from selfalign import jsonl
 from selfalign.artifacts import MANIFEST, Store
+from selfalign.commands import assessing
 from selfalign.commands.arguments import (
     add_overrides,
     composed,
@@ -23,16 +24,21 @@ from selfalign.runner import resolve_run
 
 if TYPE_CHECKING:
     from selfalign.evaluation.judge import Card
+    from selfalign.experiment import Experiment
+    from selfalign.pipeline import NodeResult
+    from selfalign.stages.judge import Judge
 
 TASK = "vicuna_questions"
 """The task whose answers are judged."""
 
 
 def judge(arguments: list[str]) -> int:
-    """A comparison of two sets of answers by a judge, or the card of a file of reviews."""
+    """A comparison of two sets of answers by a judge, its verdicts on one set by the principles, or the card of a file of
+    reviews."""
     parser = new_parser(
         "judge",
-        "Let a judge compare a run's answers to open questions with others, in both orders. The settings are the judge's: "
+        "Let a judge compare a run's answers to open questions with others, in both orders, or hold them against principles "
+        "(--rubric). The settings are the judge's: "
         "engine=openai_api engine.base_url=... model.path=..., or model=hf model.path=... . What is finished is kept.",
     )
     parser.add_argument("run", nargs="?", default="", help="run folder, or its name in runs/")
@@ -41,13 +47,15 @@ def judge(arguments: list[str]) -> int:
     parser.add_argument(
         "--against", default="", metavar="WHAT", help="file of answers (FastChat's, or items.jsonl), or RUN:SUBJECT"
     )
+    parser.add_argument("--rubric", default="", metavar="IDS",
+                        help="instead of comparing: hold answers against these principles (`all`, or ids with commas)")  # fmt: skip
     parser.add_argument("--questions", default="", metavar="FILE", help="question file (default: the run's)")
     parser.add_argument("--prompt", default="", metavar="FILE", help="a prompt of your own for the judge")
     parser.add_argument("--one-order", action="store_true", help="show each pair once, the run's answer first")
     parser.add_argument(
-        "--max-new-tokens", type=positive_number, default=1024, help="of a review (default: %(default)s)"
+        "--max-new-tokens", type=positive_number, default=None, help="of a review (default: 1024; of a verdict: 256)"
     )
-    parser.add_argument("--temperature", type=float, default=0.2, help="of the judge (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=None, help="of the judge (default: 0.2; of verdicts: 0)")
     parser.add_argument("--seed", type=whole_number, default=0, help="of the reviews (default: %(default)s)")
     parser.add_argument("--price", type=float, nargs=2, metavar=("READ", "WRITTEN"),
                         help="of a million tokens, to print what the reviews cost")  # fmt: skip
@@ -59,8 +67,14 @@ def judge(arguments: list[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     if given.reviews:
         return _read(given)
-    if not given.run or not given.against or not given.overrides:
-        parser.error("expected RUN, --against WHAT and the judge's settings (engine=..., model=...), or --reviews FILE")
+    if not given.run or bool(given.against) == bool(given.rubric) or not given.overrides:
+        parser.error(
+            "expected RUN, either --against WHAT or --rubric IDS, and the judge's settings (engine=..., model=...), or "
+            "--reviews FILE"
+        )
+    if given.rubric:
+        folder = resolve_run(given.run, Path(given.runs))
+        return assessing.assess(given, folder, *_items(folder, given.subject), TASK)
     return _judge(given)
 
 
@@ -81,7 +95,7 @@ def _read(given: argparse.Namespace) -> int:
 
 def _judge(given: argparse.Namespace) -> int:
     """Judge, note the result in the run's manifest, write its report anew, and print the card."""
-    from selfalign import experiment, pipeline
+    from selfalign import experiment, pipeline, tracking
     from selfalign import report as reports
     from selfalign.engines.base import Sampling
     from selfalign.evaluation import judge as judging
@@ -98,11 +112,15 @@ def _judge(given: argparse.Namespace) -> int:
         theirs=str(theirs),
         prompt=given.prompt,
         swap=not given.one_order,
-        sampling=Sampling(max_new_tokens=given.max_new_tokens, temperature=given.temperature),
+        sampling=Sampling(
+            max_new_tokens=given.max_new_tokens or Judge().sampling.max_new_tokens,
+            temperature=Judge().sampling.temperature if given.temperature is None else given.temperature,
+        ),
         seed=given.seed,
     )
     context = experiment.context(settings)
     wrong = [f"engine: {problem}" for problem in settings.engine.problems()] + stage.problems(context)
+    wrong += [f"tracking: {problem}" for problem in tracking.problems(settings.tracking)]
     if not wrong and (unfit := stage.unfit(context)):
         wrong.append(f"judge: {unfit}")
     if wrong:
@@ -119,9 +137,49 @@ def _judge(given: argparse.Namespace) -> int:
     jsonl.write_json(folder / MANIFEST, manifest)
     reports.write([folder], folder / "report.html")
     reviews = judging.read_reviews(Path(result.path) / REVIEWS)
+    _track(folder, node, result, stage, settings)
     _print(f"{node} of {load_run(folder).run_id}", judging.card(reviews), given.price)
     print(f"reviews: {Path(result.path) / REVIEWS}", file=sys.stderr)
     return 0
+
+
+def _track(folder: Path, node: str, result: NodeResult, stage: Judge, settings: Experiment) -> None:
+    """Log the card and the reviews, once, as a W&B run of their own in the group of the run: an offline run that has ended cannot
+    be gone on with."""
+    from selfalign import tracking
+    from selfalign.evaluation import judge as judging
+    from selfalign.identity import plain
+    from selfalign.report import judged
+    from selfalign.stages.judge import REVIEWS
+
+    manifest = read_manifest(folder)
+    run_id = f"{manifest['run_id']}-{result.artifact}"
+    if tracking.is_logged(folder, run_id):
+        return
+    tracker = tracking.open_tracker(
+        settings.tracking,
+        folder=folder,
+        run_id=run_id,
+        name=f"{manifest['run_id']} {node}",
+        group=manifest["group"],
+        job_type="judge",
+        config={
+            "run_id": manifest["run_id"],
+            "judge": plain(stage, keep_transient=True),
+            "engine": plain(settings.engine, keep_transient=True),
+        },
+    )
+    code = 1
+    try:
+        reviews = judging.read_reviews(Path(result.path) / REVIEWS)
+        found = judging.card(reviews)
+        tracker.summary(judged.summary(found))
+        for table in judged.tables(found, reviews, stage.contests(), f"{result.artifact}/{REVIEWS}"):
+            tracker.table(table.name, table.columns, table.rows)
+        tracker.artifact(node, "evaluation", Path(result.path), {"artifact": result.artifact, "counts": result.counts})
+        code = 0
+    finally:
+        tracker.finish(code)
 
 
 def _items(folder: Path, subject: str) -> tuple[str, Path]:
@@ -148,7 +206,12 @@ def _opponent(against: str, runs: Path) -> tuple[Path, str]:
     if Path(against).is_file():
         return Path(against), Path(against).stem.removeprefix("answer_")
     name, _, subject = against.partition(":")
-    folder = resolve_run(name, runs)
+    try:
+        folder = resolve_run(name, runs)
+    except SelfAlignError as error:
+        raise DataError(
+            f"--against: expected a file of answers or RUN:SUBJECT, found no file '{against}'; {error}"
+        ) from None
     subject, path = _items(folder, subject)
     return path, f"{folder.name}_{subject}"
 
@@ -172,6 +235,4 @@ def _print(title: str, found: Card, price: list[float] | None) -> None:
     from selfalign.report.terminal import sheet_text
 
     print(sheet_text(sheet(title, found)))
-    if price:
-        cost = (found.prompt_tokens * price[0] + found.new_tokens * price[1]) / 1e6
-        print(f"cost: {cost:.2f} at {price[0]:g} and {price[1]:g} for a million tokens read and written")
+    assessing.cost(found.prompt_tokens, found.new_tokens, price)

@@ -11,16 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfalign import arms, cost
+from selfalign import arms, budget, cost
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store
-from selfalign.commands.arguments import add_overrides, composed, new_parser
-from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count
+from selfalign.commands import linting
+from selfalign.commands.arguments import add_overrides, composed, new_parser, read_manifest
+from selfalign.engines.model import ModelSettings
 from selfalign.errors import ConfigError, unknown
 from selfalign.experiment import Experiment
 from selfalign.pipeline import Memo, Planned
 from selfalign.pipeline import plan as plan_pipeline
+from selfalign.prompts.lint import lint, sentences
+from selfalign.records import Prompt
 from selfalign.runner import resolve_run, run_folder
+from selfalign.stages.base import read_prompts
 
 
 def plan(arguments: list[str]) -> int:
@@ -31,8 +35,13 @@ def plan(arguments: list[str]) -> int:
     add_overrides(parser)
     parser.add_argument("-m", "--multirun", action="store_true", help="expand comma-separated values into many runs")
     parser.add_argument("--pilot", default="", metavar="RUN", help="reckon with what this finished run kept and wrote")
+    parser.add_argument(
+        "--actual", default="", metavar="RUN", help="instead: what this run was reckoned to do, and what it did"
+    )
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_intermixed_args(arguments)
+    if given.actual:
+        return _print_actual(resolve_run(given.actual, Path(given.runs)))
     from selfalign import groups
 
     groups.register()
@@ -55,7 +64,9 @@ def plan(arguments: list[str]) -> int:
         count = _tokens if missing else functools.cache(one.engine.count_tokens)
         by = counted.setdefault(one.model, _Counted(count, Memo()))
         of_run = _print_run(one, planned, by, pilot, memo, is_whole=not missing)
-        totals[one.plan, _parameters(one), _BYTES[one.model.dtype]] += of_run
+        totals[one.plan, cost.parameters_of(one.plan, one.model), cost.BYTES[one.model.dtype]] += of_run
+    for line in [] if missing else linting.lines(dict(zip(arms.labels(jobs), runs, strict=True)), memo):
+        print(line)
     for (settings, parameters, size), seconds in totals.items():
         for line in cost.total(seconds, settings, parameters, size):
             print(line)
@@ -64,8 +75,6 @@ def plan(arguments: list[str]) -> int:
     return 0
 
 
-_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2, Dtype.float16: 2}
-"""Bytes of a parameter."""
 CHARACTERS_PER_TOKEN = 4
 """Of English text, by usual tokenizers: what prompts are counted by where no model is given."""
 
@@ -133,8 +142,9 @@ def _print_run(
     for name, why in left_out.items():
         print(f"  {name:<18} left out   {why}")
     costs = cost.costs(
-        nodes, one.plan, by.count, recompute=one.trainer.gradient_checkpointing, pilot=pilot, memo=by.memo
-    )
+        nodes, one.plan, by.count, recompute=one.trainer.gradient_checkpointing, pilot=pilot, memo=by.memo,
+        given=_given(items, store, by.memo),
+    )  # fmt: skip
     total = 0.0
     for name in items or nodes:
         # What another arm of the sweep makes stands, and is reckoned, with that arm.
@@ -148,7 +158,9 @@ def _print_run(
             planned.add(key)
         artifact = item.artifact if item else ""
         print(f"  {name:<18} {status:<9}  {artifact}  {_prompt_tokens(nodes[name].stage, by)}".rstrip())
-        seconds = costs[name].device_seconds(one.plan, _parameters(one), _BYTES[one.model.dtype])
+        seconds = costs[name].device_seconds(
+            one.plan, cost.parameters_of(one.plan, one.model), cost.BYTES[one.model.dtype]
+        )
         if status == "compute":
             total += seconds
             if told := cost.line(costs[name], seconds):
@@ -156,21 +168,39 @@ def _print_run(
     return total
 
 
+def _given(items: Mapping[str, Planned], store: Store, memo: Memo) -> dict[str, list[Prompt]]:
+    """The prompts that are there already, by node."""
+    found = {}
+    for source in {item.node.inputs.get("prompts", "") for item in items.values()} & items.keys():
+        artifact = items[source].artifact
+        if items[source].is_published and (there := store.find(artifact)) is not None:
+            found[source] = memo("prompts", (artifact,), lambda there=there: read_prompts(there))
+    return found
+
+
+def _print_actual(run: Path) -> int:
+    """Print what each node of a run was reckoned to do and did, over all attempts at it."""
+    manifest = read_manifest(run)
+    seconds: dict[str, float] = defaultdict(float)
+    for row in budget.spent(run):
+        seconds[row["node"]] += row["seconds"]
+    print(f"{'':<18} {'kept':>17} {'tokens read':>23} {'tokens written':>21} {'seconds':>17}   (reckoned / actual)")
+    for name, reckoned in manifest.get("reckoned", {}).items():
+        entry = manifest["nodes"].get(name, {"status": "not run", "path": "", "counts": {}})
+        read, written = budget.tokens_of(Path(entry["path"])) if entry["path"] else (0, 0)
+        took = f"{seconds[name]:,.1f}" if name in seconds else entry["status"]
+        pairs = [
+            (f"{reckoned['kept']:,}", f"{entry['counts'].get('kept', 0):,}", 17),
+            (f"{reckoned['read_tokens']:,}", f"{read:,}", 23),
+            (f"{reckoned['new_tokens']:,}", f"{written:,}", 21),
+            ("?" if reckoned["seconds"] is None else f"{reckoned['seconds']:,.1f}", took, 17),
+        ]
+        print(f"{name:<18} " + " ".join(f"{f'{before} / {after}':>{width}}" for before, after, width in pairs))
+    return 0
+
+
 def _tokens(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)
-
-
-def _parameters(one: Experiment) -> float:
-    """Parameters of the model: the setting, else those of its weights. Raises ConfigError where neither is there."""
-    found = one.plan.parameters or float(parameter_count(model_folder(one.model, weights=False)))
-    if not found:
-        raise ConfigError(
-            [
-                f"plan.parameters: expected the size of a model whose weights are not here ({one.model.path}), found 0; set "
-                "it, as in plan.parameters=7e9"
-            ]
-        )
-    return found
 
 
 def _prompt_tokens(stage: Any, by: _Counted) -> str:
@@ -194,10 +224,15 @@ def prompt(arguments: list[str]) -> int:
     parser.add_argument(
         "--diff", action="store_true", help="show what the overrides of principles and exemplars change, line by line"
     )
+    parser.add_argument(
+        "--against", nargs="*", metavar="KEY=VALUE", default=None,
+        help="settings of another prompt to compare with, line by line, instead of what is left without those of principles and "
+        "exemplars; stands last",
+    )  # fmt: skip
     given = parser.parse_intermixed_args(arguments)
     one = composed(given.overrides)
     texts = _previews(one, given.stage, given.question)
-    if not given.diff:
+    if not given.diff and given.against is None:
         for label, text in texts.items():
             # A file that one prompt is written to holds that prompt and not a byte more.
             print(text, end="\n" if sys.stdout.isatty() or len(texts) > 1 else "", flush=True)
@@ -206,13 +241,16 @@ def prompt(arguments: list[str]) -> int:
             )
         return 0
     rest = [text for text in given.overrides if not text.lstrip("+~").startswith(("principles", "exemplars"))]
-    whole = composed(rest)
+    whole = composed(rest if given.against is None else given.against)
     for label, before in _previews(whole, given.stage, given.question).items():
-        after = texts[label]
+        after = texts.get(label, "")
         for line in difflib.unified_diff(before.split("\n"), after.split("\n"), "before", "after", lineterm="", n=1):
             print(line)
         tokens = [one.engine.count_tokens(text) for text in (before, after)]
         print(f"\n[{label}: {tokens[0]:,} -> {tokens[1]:,} tokens ({tokens[1] - tokens[0]:+,})]", file=sys.stderr)
+    rules, exemplars = one.self_align.arm()[1:3]
+    for sentence in sentences(lint(rules, exemplars)):
+        print(f"[{sentence}]", file=sys.stderr)
     return 0
 
 

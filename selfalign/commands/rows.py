@@ -21,7 +21,10 @@ from selfalign.commands.arguments import new_parser, nodes_of, whole_number
 from selfalign.errors import SelfAlignError, unknown
 from selfalign.runner import resolve_run
 
-ROW_FILES = ("critiques.jsonl", "responses.jsonl", "prompts.jsonl", "matches.jsonl", "items.jsonl", "metrics.jsonl")
+ROW_FILES = (
+    "critiques.jsonl", "responses.jsonl", "prompts.jsonl", "matches.jsonl", "gaps.jsonl", "verdicts.jsonl", "items.jsonl",
+    "metrics.jsonl",
+)  # fmt: skip
 """What `show` takes for the rows of a stage: the first of these that it has."""
 PLAIN_ROWS = 10
 """Rows that `show` prints where nothing pages them."""

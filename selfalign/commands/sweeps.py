@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from selfalign import sweep as sweeps
+from selfalign.commands import linting
 from selfalign.commands.arguments import add_overrides, new_parser
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
@@ -38,6 +39,8 @@ def start(
     print(
         f"{folder}: {len(members)} jobs" + (f", {repeated} of them asked for twice" * (repeated > 0)), file=sys.stderr
     )
+    for line in linting.lines({job.label: job.experiment for job in members}, memo):
+        print(line, file=sys.stderr)
     return _go(folder, overrides, members, members, members[0].experiment.on_failure)
 
 

@@ -6,7 +6,7 @@ completion depends on its request and on the model, not on its neighbours in a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,6 +181,15 @@ class Engine(Protocol):
         """One result per request, as they are finished. Ids are unique in a call."""
         ...
 
+    def swap(self, adapter: Path | None) -> None:
+        """Compute with another of the LoRA adapters that the engine was opened with, or with the base alone, from the next
+        call on: results are those of an engine opened with it.
+
+        Raises StageError for an adapter that the engine was not opened with, and where results of an earlier call are still
+        to be taken.
+        """
+        ...
+
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, the beginning-of-text token included where the tokenizer adds one."""
         ...
@@ -205,6 +214,10 @@ class EngineSettings(Protocol):
         """Context window in tokens, from the model's configuration alone."""
         ...
 
-    def open(self, adapter: Path | None = None) -> AbstractContextManager[Engine]:
-        """Load the model (with a LoRA adapter folder on top) for the length of a `with` block."""
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> AbstractContextManager[Engine]:
+        """Load the model for the length of a `with` block. It computes with the LoRA adapter of a folder, or alone, until
+        `swap` is called; `more` are the further adapters that it may then be given.
+
+        Raises DataError for an adapter that says it was trained on another base, where the base's weights are known.
+        """
         ...

@@ -2,7 +2,8 @@
 
 Waiting rows stand in the order of their tokens, so that those that share most come one after another: what they share
 is computed when the first of them takes a slot and forgotten when the last one has (`prefix_tree`). A long stem is held
-once for all rows that see it, a short one is copied to each row's own columns.
+once for all rows that see it, a short one is copied to each row's own columns. Where other arms branch off between nodes
+that equally many rows see, these are one piece for the rows: a further piece costs every step more than the copy costs once.
 
 Memory: a row takes a slot where the columns that it is expected to need fit into what is free. Where a row grows beyond
 what was expected and nothing is free, the row that has written least goes back to those that wait, and writes on from
@@ -12,9 +13,11 @@ where it was; so do all rows where memory runs out for real, and half as many ta
 from __future__ import annotations
 
 import bisect
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from selfalign.engines.base import Load, Watch
 from selfalign.engines.memory import is_out_of_memory, no_memory, usable_bytes
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD = 1024
-"""A node is held once, not copied, from this many tokens on, times the rows of a batch that may see it: where fewer are
+"""Tokens are held once, not copied, from this many on, times the rows of a batch that may see them: where fewer are
 copied, attending to them costs less than a further piece of attention."""
 WAITING = 1024
 """Rows that wait, at most, where there are not more slots: enough for those of all arms of a sweep to find one another."""
@@ -66,6 +69,8 @@ class Generation:
         self._finished = 0
         self._written = 0
         self._column_bytes = 0
+        self._runs: WeakValueDictionary[tuple[Any, ...], Segment] = WeakValueDictionary()
+        """Joined segments that some slot sees."""
 
     def run(self, rows: Iterator[Row], watch: Watch | None = None) -> Iterator[Row]:
         """Every row, when it is finished. Raises StageError for logits that are not numbers, and where not even one row
@@ -174,15 +179,33 @@ class Generation:
         """A row's segments: those that become its own columns, and those held once."""
         own: list[Segment] = []
         held: list[Segment] = []
-        for one in node.path():
-            assert one.state is not None
-            if len(one.tokens) * min(one.users, self._most) >= HELD:
-                held.append(one.state)
-            else:
-                own.append(one.state)
-            if not self._column_bytes:
-                self._column_bytes = one.state.nbytes() // len(one.state)
+        for users, run in itertools.groupby(node.path(), key=lambda one: min(one.users, self._most)):
+            nodes = list(run)
+            lengths = [len(one.tokens) for one in nodes]
+            # Joining copies the longest too: not for a few tokens beside it.
+            pieces = [nodes] if (sum(lengths) - max(lengths)) * users >= HELD else [[one] for one in nodes]
+            for piece in pieces:
+                if sum(len(one.tokens) for one in piece) * users >= HELD:
+                    held.append(self._joined(piece))
+                else:
+                    own += [one.state for one in piece if one.state]
+        if not self._column_bytes and (known := [*own, *held]):
+            self._column_bytes = known[0].nbytes() // len(known[0])
         return own, held
+
+    def _joined(self, nodes: Sequence[Node[Segment]]) -> Segment:
+        """Consecutive nodes of a path as one segment, made once for all rows that see it at a time."""
+        from selfalign.engines.attention import Segment
+
+        parts = [one.state for one in nodes if one.state]
+        if len(parts) == 1:
+            return parts[0]
+        # Keys and values hang on all tokens before them.
+        key = (nodes[0].start, *(one.tokens for one in nodes[-1].path()))
+        found = self._runs.get(key)
+        if found is None:
+            found = self._runs[key] = Segment.join(parts)
+        return found
 
     def _fitting(self, live: Sequence[int], needs: dict[int, int]) -> set[int]:
         """The numbers of the rows that can take a slot beside the live ones: those of few columns where not all can."""

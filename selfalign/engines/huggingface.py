@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from selfalign.engines.adapters import Adapters, not_opened
 from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
@@ -28,9 +28,8 @@ from selfalign.engines.model import (
     raw_tokenizer,
     special_tokens,
 )
-from selfalign.engines.serving import check_adapter
 from selfalign.engines.tokens import end_tokens, first_token, pair_tokens, token_budget, token_ids
-from selfalign.errors import ConfigError
+from selfalign.errors import ConfigError, StageError
 from selfalign.identity import transient
 from selfalign.threads import torch_threads
 
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from selfalign.engines.scoring import Item
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 VERSION = 2
 """Raise it when the same requests give other results than before."""
@@ -111,10 +112,11 @@ class HuggingFace:
         return model_context_length(self.model)
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[HuggingFaceEngine]:
-        """Load the model, and the LoRA adapter of a folder on top, unmerged.
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[HuggingFaceEngine]:
+        """Load the model once, and the LoRA adapters on top, unmerged.
 
-        Raises ConfigError listing every problem of the settings, DataError for a folder that holds no adapter.
+        Raises ConfigError listing every problem of the settings, DataError for a folder that holds no adapter and for an adapter
+        of another base.
         """
         problems = self.problems()
         if problems:
@@ -129,31 +131,23 @@ class HuggingFace:
         threads = torch.get_num_threads()
         torch.set_num_threads(torch_threads(self.threads, model_folder(self.model)) or threads)
         try:
-            model = load_model(self.model)
-            if adapter is not None:
-                model = with_adapter(model, adapter)
+            model, folder = load_model(self.model), model_folder(self.model)
+            every = [*([adapter] if adapter is not None else []), *more]
+            adapters = Adapters(model, every, model_digest(folder)) if every else None
+            if adapters is not None:
+                adapters.use(adapter)
             if self.compile:
                 compile_blocks(model)
             yield HuggingFaceEngine(
                 model.to(device),  # type: ignore[arg-type]
-                model_folder(self.model),
+                folder,
                 context_length=self.context_length(),
                 batch_size=self.batch_size,
                 memory=int(self.memory_gib * 2**30),
+                adapters=adapters,
             )
         finally:
             torch.set_num_threads(threads)
-
-
-def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """The model with a LoRA adapter's layers put in, for inference. Raises DataError where the folder holds none."""
-    check_adapter(adapter)
-    from peft import PeftModel
-
-    with warnings.catch_warnings():
-        # peft asks transformers for a name that the next version drops: nothing that a user could act on.
-        warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval().get_base_model()  # type: ignore
 
 
 def compile_blocks(model: PreTrainedModel) -> None:
@@ -169,8 +163,9 @@ class HuggingFaceEngine:
     """A loaded model: obtained from `HuggingFace.open`, or made of a model and a folder that has its tokenizer."""
 
     def __init__(
-        self, model: PreTrainedModel, folder: Path, *, context_length: int, batch_size: int = 32, memory: int = 0
-    ) -> None:
+        self, model: PreTrainedModel, folder: Path, *, context_length: int, batch_size: int = 32, memory: int = 0,
+        adapters: Adapters | None = None,
+    ) -> None:  # fmt: skip
         from selfalign.engines.attention import share
         from selfalign.engines.forest import Forest
         from selfalign.engines.penalties import Vocabulary
@@ -180,6 +175,8 @@ class HuggingFaceEngine:
         self._model = model
         self._batch_size = batch_size
         self._memory = memory
+        self._adapters = adapters
+        self._under_way = 0
         self._tokenizer = raw_tokenizer(folder)
         obstacle = share(model)
         self._forest = None if obstacle else Forest(model)
@@ -196,6 +193,32 @@ class HuggingFaceEngine:
         """Tokens of prompts and continuations that went through the model so far, drawn ones left out; 0 where nothing is
         shared."""
         return self._forest.computed if self._forest else 0
+
+    def swap(self, adapter: Path | None) -> None:
+        """Compute with another adapter that the engine was opened with, or with the base alone; what was kept of earlier
+        prompts is forgotten, because its keys and values are those of other weights.
+
+        Raises StageError for an adapter that it was not opened with, and while results of a call are still to be taken.
+        """
+        if self._under_way:
+            raise StageError(
+                f"expected all results of earlier calls to be taken before adapters are swapped, found {self._under_way} calls "
+                "under way; take their results, or close them, first"
+            )
+        if self._adapters is not None:
+            self._adapters.use(adapter)
+        elif adapter is not None:
+            raise not_opened(adapter, [])
+        if self._forest:
+            self._forest.forget()
+
+    def _alone(self, results: Iterable[R]) -> Iterator[R]:
+        """The results of a call, which no swap may come between."""
+        self._under_way += 1
+        try:
+            yield from results
+        finally:
+            self._under_way -= 1
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt."""
@@ -216,7 +239,7 @@ class HuggingFaceEngine:
             finished = slots.run(rows, watch)
         else:
             finished = Plain(self._model, self._ends, self._batch_size).generate(rows, watch)
-        return (row.completion() for row in finished)
+        return self._alone(row.completion() for row in finished)
 
     def _row(self, request: GenerateRequest) -> Row:
         """A request's tokens and budget. Raises StageError where the prompt leaves no room or the request is bad."""
@@ -252,7 +275,8 @@ class HuggingFaceEngine:
 
         items = (self._item(request) for request in requests)
         plain = Plain(self._model, self._ends, self._batch_size)
-        return (item.result() for item in (score(self._forest, items) if self._forest else plain.score(items)))
+        scored = score(self._forest, items) if self._forest else plain.score(items)
+        return self._alone(item.result() for item in scored)
 
     def _item(self, request: ScoreRequest) -> Item:
         """A request's tokens, cut from the left to the context window."""

@@ -1,24 +1,24 @@
-"""Requests in, completions and scores out, by an endpoint of a server: vLLM, SGLang, llama.cpp, hosted.
+"""Requests in, completions and scores out, by the `/completions` of a server: vLLM, SGLang, llama.cpp, hosted.
 
-To `/completions` prompts to continue are sent as text, pairs to score as token ids; to `/chat/completions`, which gives no
-scores, a prompt is sent as one user message. The server computes in batches of its own, so that a repeated request may
-differ in the last bits of its logits (vLLM: VLLM_BATCH_INVARIANT=1), and where it keeps no seeds, altogether. What a server
-cannot do is refused before anything is sent.
+Prompts to continue are sent as text, pairs to score as token ids; `engine.endpoint=chat` is `openai_chat`. The server computes in
+batches of its own, so that a repeated request may differ in the last bits of its logits (vLLM: VLLM_BATCH_INVARIANT=1), and
+where it keeps no seeds, altogether. What a server cannot do is refused before anything is sent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from selfalign.engines.base import Completion, GenerateRequest, Load, Sampling, ScoreRequest, ScoreResult, Watch
+from selfalign.engines.adapters import not_opened
+from selfalign.engines.answers import complaint, completed, drawn, read_choice
+from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
     model_config,
@@ -29,23 +29,20 @@ from selfalign.engines.model import (
     raw_tokenizer,
     special_tokens,
 )
-from selfalign.engines.penalties import Vocabulary, weights
-from selfalign.engines.pieces import MARKER, UNSAID, Asked, Desk, Pair, Piece, completion, cut, joined
+from selfalign.engines.openai_chat import ChatEngine, estimated_tokens, no_adapter
+from selfalign.engines.penalties import Vocabulary
+from selfalign.engines.pieces import MARKER, UNSAID, Asked, Desk, Pair, Piece, completion, joined
 from selfalign.engines.serving import adapter_name, check_adapter, serve_command
-from selfalign.engines.tokens import end_tokens, first_token, named_ends, pair_tokens, token_budget
+from selfalign.engines.tokens import end_tokens, first_token, named_ends, pair_tokens
 from selfalign.errors import ConfigError, StageError
 from selfalign.identity import transient
 
 if TYPE_CHECKING:
-    from selfalign.engines.http import Answer, Server
+    from selfalign.engines.http import Server
 
 VERSION = 1
 """Raise it when the same requests give other results than before."""
 COMPLETIONS = "/completions"
-CHAT = "/chat/completions"
-BYTES_PER_TOKEN = 3
-"""UTF-8 bytes that count as one token of a chat model's prompt: usual tokenizers put about four of English text into one, so
-that this is rather too many tokens than too few."""
 PROBE = "Do we agree on tokens? 1234567 naïve façades, 東京 and Ελλάδα; def f(x): return [x**2, -x]\n\nEnd."
 """A text that tokenizers cut into different numbers of tokens: asked first, to compare with the local one."""
 LEEWAY = 2
@@ -139,9 +136,9 @@ class OpenAIApi:
         return self.model.context_length if self._is_chat else model_context_length(self.model, weights=False)
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[OpenAIApiEngine | ChatEngine]:
-        """The served model, or the served LoRA adapter of a folder; one token is asked for, to see that all is well. A chat
-        model is asked nothing here: some take no budget of one token.
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[OpenAIApiEngine | ChatEngine]:
+        """The served model, or the served LoRA adapter of a folder, whose base cannot be looked at from here; one token is asked
+        for, to see that all is well. A chat model is asked nothing here: some take no budget of one token.
 
         Raises ConfigError listing every problem of the settings, and for an adapter with `endpoint=chat`; DataError for a folder
         that holds no adapter; and StageError for a server that does not answer, that does not list what is wanted (with the
@@ -150,27 +147,26 @@ class OpenAIApi:
         problems = self.problems()
         if problems:
             raise ConfigError(problems)
-        if adapter is not None and self._is_chat:
-            # The server would put its own chat template around the prompts that the adapter was trained on.
-            raise ConfigError(
-                [
-                    f"engine.endpoint: expected completions for an adapter, found chat and {adapter}; set "
-                    "engine.endpoint=completions, or leave out the stages that train"
-                ]
-            )
-        if adapter is not None:
-            check_adapter(adapter)
+        every = [one for one in (adapter, *more) if one is not None]
+        if every and self._is_chat:
+            raise no_adapter(every[0])
+        for one in every:
+            check_adapter(one)
         from selfalign.engines.http import Connection, connected
 
         connection = Connection(
             self.base_url.rstrip("/"), self.key_variable, self.concurrency, self.timeout_s, self.retries
         )
         with connected(connection) as server:
-            name, window = self._name(server, adapter), self.context_length()
+            name, window = self._name(server, None), self.context_length()
             if self._is_chat:
                 yield ChatEngine(server, name, context_length=window, group_size=self.batch_size)
                 return
-            engine = OpenAIApiEngine(server, name, self._folder(), context_length=window, group_size=self.batch_size)
+            names = {one.resolve(): self._name(server, one) for one in every}
+            engine = OpenAIApiEngine(
+                server, name, self._folder(), names, context_length=window, group_size=self.batch_size
+            )
+            engine.swap(adapter)
             engine.check_tokenizer()
             yield engine
 
@@ -198,11 +194,6 @@ class OpenAIApi:
                 "(`selfalign serve-command RUN` has all adapters of a run in one command)"
             )
         return name
-
-
-def estimated_tokens(text: str) -> int:
-    """Tokens of a chat model's prompt: one for every BYTES_PER_TOKEN bytes of UTF-8, rounded up."""
-    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 def _is_address(url: str) -> bool:
@@ -243,9 +234,14 @@ def _only(listed: Sequence[Mapping[str, Any]], url: str) -> str:
 class OpenAIApiEngine:
     """A served model: obtained from `OpenAIApi.open`."""
 
-    def __init__(self, server: Server, model: str, folder: Path, *, context_length: int, group_size: int = 256) -> None:
+    def __init__(
+        self, server: Server, model: str, folder: Path, adapters: Mapping[Path, str] | None = None, *,
+        context_length: int, group_size: int = 256,
+    ) -> None:  # fmt: skip
         self.context_length = context_length
         self.group_size = group_size
+        self._base = model
+        self._adapters = adapters or {}
         self.served_model = model
         """The name that requests go to: the base model's or an adapter's."""
         self._server = server
@@ -255,6 +251,14 @@ class OpenAIApiEngine:
         self._first = first_token(model_config(folder).get("bos_token_id"), self._tokenizer, special, ends)
         self._desk = Desk(self._tokenizer, Vocabulary(self._tokenizer, ends), self._first, context_length)
         self._says_why = True
+
+    def swap(self, adapter: Path | None) -> None:
+        """Send further requests to another served adapter, or to the base model. Raises StageError for an adapter that the
+        engine was not opened with."""
+        place = adapter.resolve() if adapter is not None else None
+        if place is not None and place not in self._adapters:
+            raise not_opened(place, list(self._adapters))
+        self.served_model = self._adapters[place] if place is not None else self._base
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by the local tokenizer."""
@@ -282,7 +286,7 @@ class OpenAIApiEngine:
         Raises StageError, and sends nothing of it, for a prompt that leaves no room for one new token and for a request that
         cannot be met: penalties on n-grams are nothing that a server computes.
         """
-        return _completed(self._server, self._desk.check, self._complete, requests, watch)
+        return completed(self._server, self._desk.check, self._complete, requests, watch)
 
     async def _complete(self, asked: Asked) -> Completion:
         """One completion: in one piece, or in two where what stands before a marker has a budget of its own."""
@@ -326,12 +330,12 @@ class OpenAIApiEngine:
             "prompt": prompt,
             "max_tokens": budget,
             "seed": asked.seed(second=second),
-            **_drawn(asked.request.sampling, strings),
+            **drawn(asked.request.sampling, strings),
         }
         body |= {"logit_bias": {str(token): value for token, value in asked.bias.items()}} if asked.bias else {}
-        answer = await self._server.ask(asked.who, COMPLETIONS, body, _complaint)
+        answer = await self._server.ask(asked.who, COMPLETIONS, body, complaint)
         choice, usage = answer["choices"][0], answer.get("usage") or {}
-        text, finish, by = _read(choice, choice["text"], strings, asked.who)
+        text, finish, by = read_choice(choice, choice["text"], strings, asked.who)
         finish = asked.finish(finish, by) if to_marker else finish
         new_tokens = usage.get("completion_tokens")
         if new_tokens is None:
@@ -370,7 +374,7 @@ class OpenAIApiEngine:
             "logprobs": 1,
         }
         try:
-            answer = await self._server.ask(who, COMPLETIONS, body, _complaint)
+            answer = await self._server.ask(who, COMPLETIONS, body, complaint)
         except RefusedError as error:
             if error.status in (401, 403, 404):
                 raise
@@ -391,180 +395,8 @@ class OpenAIApiEngine:
         return ScoreResult(pair.request.id, float(sum(own)), greedy, len(own), pair.truncated)
 
 
-class ChatEngine:
-    """A served chat model, asked through `/chat/completions` and without a tokenizer: obtained from `OpenAIApi.open`."""
-
-    def __init__(self, server: Server, model: str, *, context_length: int, group_size: int = 256) -> None:
-        self.context_length = context_length
-        self.group_size = group_size
-        self.served_model = model
-        """The name that requests go to."""
-        self._server = server
-        self._budget = "max_tokens"
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text as a prompt, by `estimated_tokens`."""
-        return estimated_tokens(text)
-
-    def generate(self, requests: Iterable[GenerateRequest], watch: Watch | None = None) -> Iterator[Completion]:
-        """One completion per request, as they are finished. Their tokens are those that the server counts: its chat template and
-        a model's unseen thoughts are among them.
-
-        Raises StageError, and sends nothing of it, for a prompt that leaves no room for one new token by `estimated_tokens` and
-        for what a chat endpoint does not take: biases of words, penalties on n-grams, a budget of its own up to a marker.
-        Raises StageError for an answer without counts.
-        """
-        return _completed(self._server, self._check, self._complete, requests, watch)
-
-    def _check(self, request: GenerateRequest) -> Asked:
-        """The request, ready to be sent. Raises StageError as `generate` says."""
-        sampling = request.sampling
-        asked = {
-            # Its words would have to be the tokens of a tokenizer that is not here.
-            "logit_bias": sampling.logit_bias,
-            "ngram_penalty": weights(sampling.ngram_penalty),
-            # What stands behind the marker takes a second call, and a chat endpoint begins every answer anew.
-            "until": request.until,
-        }
-        unmet = {name: value for name, value in asked.items() if value}
-        if unmet:
-            raise StageError(
-                f"request '{request.id}': expected none of {', '.join(asked)} with engine.endpoint=chat, found {unmet} (allowed: "
-                "temperature, top_p, stop strings, one budget; top_k and min_p where the server knows them); leave it out, or "
-                "use engine.endpoint=completions"
-            )
-        budget = token_budget(request, self.count_tokens(request.prompt), self.context_length)
-        return Asked(request, request.prompt, budget, {})
-
-    async def _complete(self, asked: Asked) -> Completion:
-        strings = asked.strings()
-        body = {
-            "model": self.served_model,
-            "messages": [{"role": "user", "content": asked.prompt}],
-            "seed": asked.seed(),
-            **_drawn(asked.request.sampling, strings),
-        }
-        answer = await self._ask(asked, body)
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
-        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if not isinstance(read, int) or not isinstance(written, int):
-            raise StageError(
-                f"{asked.who}: expected prompt_tokens and completion_tokens in the `usage` of {CHAT}, found {usage}; ask a server "
-                "that counts (nothing local can)"
-            )
-        text, finish, _ = _read(choice, str(_message(choice)), strings, asked.who)
-        return completion(asked, Piece(text, finish, read, written))
-
-    async def _ask(self, asked: Asked, body: Mapping[str, Any]) -> Answer:
-        """The answer to a body with the budget under the name that the server takes.
-
-        Most know `max_tokens` and some nothing else; OpenAI's newer models refuse it and name `max_completion_tokens`.
-        """
-        from selfalign.engines.http import RefusedError
-
-        lacks, newer, name = partial(_complaint, text=_message), "max_completion_tokens", self._budget
-        try:
-            return await self._server.ask(asked.who, CHAT, {**body, name: asked.most}, lacks)
-        except RefusedError as error:
-            if name == newer or newer not in str(error):
-                raise
-        self._budget = newer
-        return await self._server.ask(asked.who, CHAT, {**body, newer: asked.most}, lacks)
-
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """Raises StageError, and sends nothing: a chat endpoint gives no log-probabilities of a prompt."""
-        raise StageError(
-            f"engine.endpoint: expected completions where texts are scored, found chat: {CHAT} gives no log-probabilities of a "
-            "prompt (allowed with chat: what is generated and read); set engine.endpoint=completions with a server that gives "
-            "them (vLLM, SGLang), use engine=huggingface, or leave out the tasks that score"
-        )
-
-
-def _completed(
-    server: Server,
-    check: Callable[[GenerateRequest], Asked],
-    complete: Callable[[Asked], Coroutine[Any, Any, Completion]],
-    requests: Iterable[GenerateRequest],
-    watch: Watch | None,
-) -> Iterator[Completion]:
-    """What `complete` gives for every request that `check` lets through, as it is finished."""
-    taken = finished = written = 0
-
-    def source() -> Iterator[Asked]:
-        nonlocal taken
-        for request in requests:
-            asked = check(request)
-            taken += 1
-            yield asked
-
-    for found in server.each(complete, source()):
-        yield found
-        finished, written = finished + 1, written + found.new_tokens
-        if watch:
-            watch(Load(finished, taken - finished, written))
-
-
-def _drawn(sampling: Sampling, strings: Sequence[str]) -> dict[str, Any]:
-    """How to draw and where to stop, in the words that all endpoints share."""
-    body: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    # Hosted servers refuse what they do not know: vLLM, SGLang and llama.cpp know top_k and min_p.
-    body |= {"top_k": sampling.top_k} if sampling.top_k > 0 else {}
-    body |= {"min_p": sampling.min_p} if sampling.min_p > 0 else {}
-    return body | ({"stop": list(strings)} if strings else {})
-
-
 def _no_logprobs(who: str, found: str) -> str:
     return (
         f"{who}: expected the log-probability of every token of a prompt (`echo` and `logprobs` of {COMPLETIONS}), found "
         f"{found}; score with a server that gives them (vLLM, SGLang) or with engine=huggingface"
     )
-
-
-def _text(choice: Mapping[str, Any]) -> object:
-    """The text of a completion, None where it has none."""
-    return choice.get("text")
-
-
-def _message(choice: Mapping[str, Any]) -> object:
-    """The text of a chat completion, None where it has none."""
-    message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    # A model that thinks first may have used its budget up before its answer began.
-    return "" if content is None and choice.get("finish_reason") == "length" else content
-
-
-def _complaint(answer: Answer, text: Callable[[Mapping[str, Any]], object] = _text) -> str:
-    """What an answer lacks to be a completion, whose text is where `text` finds it; empty where it lacks nothing."""
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return "an answer without choices"
-    if not isinstance(text(choices[0]), str):
-        return "a choice without text"
-    # vLLM and SGLang end what they have under way with `abort` when they are shut down.
-    return "" if choices[0].get("finish_reason") not in (None, "abort") else "a completion that was broken off"
-
-
-def _read(choice: Mapping[str, Any], text: str, strings: Sequence[str], who: str) -> tuple[str, str, str]:
-    """A choice's text before the first stop string, how it ended, and the string that it stopped at, empty where none is named.
-    Raises StageError as `_ended` does."""
-    text, by = cut(text, strings)
-    return (text, "stop", by) if by else (text, *_ended(choice, who))
-
-
-def _ended(choice: Mapping[str, Any], who: str) -> tuple[str, str]:
-    """How a text without any stop string in it ended (`stop`, `eos`, `length` or UNSAID), and the string that it stopped
-    at, empty where none is named. Raises StageError for a reason that is none of ours."""
-    reason = choice["finish_reason"]
-    if reason == "length":
-        return "length", ""
-    if reason != "stop":
-        raise StageError(
-            f"{who}: expected `stop` or `length` as finish_reason, found {reason!r}; drop the prompt or ask another server"
-        )
-    # "stop" is both a stop string and the end token. vLLM says which in `stop_reason`, SGLang in `matched_stop`: the
-    # string, or the token's id or null for the end token. Where neither is there, nothing tells them apart.
-    for name in ("stop_reason", "matched_stop"):
-        if name in choice:
-            by = choice[name]
-            return ("stop", by) if isinstance(by, str) else ("eos", "")
-    return UNSAID, ""

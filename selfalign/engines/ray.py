@@ -15,12 +15,13 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfalign.engines.adapters import not_opened
 from selfalign.engines.base import Completion, GenerateRequest, Load, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.errors import ConfigError, SelfAlignError, StageError
@@ -83,8 +84,8 @@ class Ray:
         return self.inner.context_length()
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[RayEngine]:
-        """Workers that have loaded the model, and the LoRA adapter of a folder on top; all are ended with the block.
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[RayEngine]:
+        """Workers that have loaded the model, and the LoRA adapters on top; all are ended with the block.
 
         Raises ConfigError listing every problem of the settings, also for a machine with fewer GPUs than the workers need,
         StageError where Ray does not start or is not found, and what the local engine raises when it opens.
@@ -101,12 +102,14 @@ class Ray:
                 max_restarts=-1,
                 max_task_retries=RETRIES,
             )(_Worker)
-            place = adapter.resolve() if adapter is not None else None
-            workers: list[Any] = [kind.remote(self.inner, place, Path.cwd()) for _ in range(self.workers)]
+            every = [one.resolve() for one in (adapter, *more) if one is not None]
+            workers: list[Any] = [kind.remote(self.inner, every, Path.cwd()) for _ in range(self.workers)]
             try:
                 with _as_in_one_process("the workers"):
                     sizes = ray.get([worker.group_size.remote() for worker in workers])
-                yield RayEngine(self.inner, workers, group_size=sizes[0])
+                engine = RayEngine(self.inner, workers, every, group_size=sizes[0])
+                engine.swap(adapter)
+                yield engine
             finally:
                 for worker in workers:
                     ray.kill(worker)
@@ -153,38 +156,54 @@ class Ray:
 class _Worker:
     """The engine of one process of Ray's, opened when it is first asked."""
 
-    def __init__(self, settings: EngineSettings, adapter: Path | None, folder: Path) -> None:
+    def __init__(self, settings: EngineSettings, adapters: list[Path], folder: Path) -> None:
         # Paths of models may be relative to where the run was started.
         os.chdir(folder)
         self._settings = settings
-        self._adapter = adapter
+        self._adapters = adapters
+        self._adapter: Path | None = None
         self._held = contextlib.ExitStack()
         self._engine: Engine | None = None
 
-    def _opened(self) -> Engine:
+    def _opened(self, adapter: Path | None) -> Engine:
         if self._engine is None:
-            self._engine = self._held.enter_context(self._settings.open(self._adapter))
+            self._engine = self._held.enter_context(self._settings.open(None, self._adapters))
+        if adapter != self._adapter:
+            self._engine.swap(adapter)
+            self._adapter = adapter
         return self._engine
 
     def group_size(self) -> int:
-        return self._opened().group_size
+        return self._opened(self._adapter).group_size
 
-    def generate(self, requests: list[GenerateRequest]) -> list[Completion]:
-        return list(self._opened().generate(requests))
+    def generate(self, requests: list[GenerateRequest], adapter: Path | None) -> list[Completion]:
+        return list(self._opened(adapter).generate(requests))
 
-    def score(self, requests: list[ScoreRequest]) -> list[ScoreResult]:
-        return list(self._opened().score(requests))
+    def score(self, requests: list[ScoreRequest], adapter: Path | None) -> list[ScoreResult]:
+        return list(self._opened(adapter).score(requests))
 
 
 class RayEngine:
     """Workers with a loaded model each: obtained from `Ray.open`."""
 
-    def __init__(self, settings: EngineSettings, workers: list[Any], *, group_size: int) -> None:
+    def __init__(
+        self, settings: EngineSettings, workers: list[Any], adapters: Sequence[Path] = (), *, group_size: int
+    ) -> None:
         self.context_length = settings.context_length()
         self.group_size = group_size * len(workers) * GROUPS_PER_WORKER
         self._settings = settings
         self._workers = workers
+        self._adapters = adapters
+        self._adapter: Path | None = None
         self._inner_size = group_size
+
+    def swap(self, adapter: Path | None) -> None:
+        """Have the workers compute with another adapter. It goes with every group: a worker that is started again in the
+        meantime would not know of it. Raises StageError for an adapter that they were not opened with."""
+        place = adapter.resolve() if adapter is not None else None
+        if place is not None and place not in self._adapters:
+            raise not_opened(place, self._adapters)
+        self._adapter = place
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt."""
@@ -217,7 +236,7 @@ class RayEngine:
         def refill() -> None:
             while idle and (group := list(itertools.islice(source, self._inner_size))):
                 worker = idle.pop()
-                under_way[getattr(worker, method).remote(group)] = worker, group
+                under_way[getattr(worker, method).remote(group, self._adapter)] = worker, group
 
         refill()
         while under_way:

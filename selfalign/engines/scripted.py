@@ -68,20 +68,23 @@ class Scripted:
         return self.context_words
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[ScriptedEngine]:
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[ScriptedEngine]:
         """The engine; an adapter changes nothing. Raises ConfigError listing the problems of the settings."""
         problems = self.problems()
         if problems:
             raise ConfigError(problems)
         respond = _by_script(_rows(self.script)) if self.script else None
-        yield ScriptedEngine(respond, context_length=self.context_words, group_size=self.batch_size)
+        engine = ScriptedEngine(respond, context_length=self.context_words, group_size=self.batch_size)
+        engine.swap(adapter)
+        yield engine
 
 
 class ScriptedEngine:
     """An engine whose answers are functions of the requests.
 
     Without `respond` it says words drawn by the request's seed, without `score` it gives numbers drawn by the texts.
-    `generated` and `scored` hold every request it was given.
+    `generated` and `scored` hold every request it was given, `adapter` the folder that it was told to compute with last, which
+    changes nothing unless a function looks at it.
     """
 
     def __init__(
@@ -98,8 +101,13 @@ class ScriptedEngine:
         self.identity_name = identity_name
         self.generated: list[GenerateRequest] = []
         self.scored: list[ScoreRequest] = []
+        self.adapter: Path | None = None
         self._respond = respond or _seeded_words
         self._score = score or _seeded_score
+
+    def swap(self, adapter: Path | None) -> None:
+        """Take note of the adapter."""
+        self.adapter = adapter
 
     def count_tokens(self, text: str) -> int:
         """Words of a text."""
@@ -183,8 +191,9 @@ class ScriptedSettings:
         return self.engine.context_length
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[ScriptedEngine]:
-        """The engine itself; an adapter changes nothing."""
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[ScriptedEngine]:
+        """The engine itself, told which adapter it would have."""
+        self.engine.swap(adapter)
         yield self.engine
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from selfalign.engines.model import ModelSettings, model_context_length, model_folder
 from selfalign.errors import DataError, StageError
-from selfalign.identity import ID_LENGTH, folder_digest
+from selfalign.identity import BASE_PREFIX, ID_LENGTH, base_name, folder_digest
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What makes a folder a PEFT adapter, and all of it that results depend on."""
@@ -26,6 +26,20 @@ def check_adapter(adapter: Path) -> None:
     for name in ADAPTER_FILES:
         if not (adapter / name).is_file():
             raise DataError(f"{adapter}: expected a PEFT adapter, found no {name} in it; give an adapter's folder")
+
+
+def check_base(adapter: Path, base: str) -> None:
+    """Raise DataError where an adapter says that it was trained on another base than the one with the content digest `base`.
+
+    peft and vLLM load it all the same: equal shapes suffice. One from elsewhere names its base by a place, which says nothing.
+    """
+    config: dict[str, Any] = json.loads((adapter / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+    found = str(config.get("base_model_name_or_path") or "")
+    if found.startswith(BASE_PREFIX) and found != base_name(base):
+        raise DataError(
+            f"{adapter}: expected an adapter that was trained on the loaded base model ({base_name(base)}), found one of another "
+            f"({found}); put the base's old files back, or train the adapter again"
+        )
 
 
 def adapter_name(served: str, adapter: Path) -> str:

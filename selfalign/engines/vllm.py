@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from selfalign.engines.adapters import not_opened
 from selfalign.engines.base import Completion, GenerateRequest, Load, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
@@ -30,7 +31,7 @@ from selfalign.engines.model import (
 )
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.pieces import MARKER, Asked, Desk, Pair, Piece, completion, cut, joined
-from selfalign.engines.serving import adapter_name, check_adapter, default_name, max_lora_rank
+from selfalign.engines.serving import adapter_name, check_adapter, check_base, default_name, max_lora_rank
 from selfalign.engines.tokens import end_tokens, first_token, named_ends, pair_tokens
 from selfalign.errors import ConfigError, StageError
 from selfalign.identity import transient
@@ -90,21 +91,24 @@ class VLLM:
         return model_context_length(self.model)
 
     @contextlib.contextmanager
-    def open(self, adapter: Path | None = None) -> Iterator[VLLMEngine]:
+    def open(self, adapter: Path | None = None, more: Sequence[Path] = ()) -> Iterator[VLLMEngine]:
         """Load the model, and have it speak with the LoRA adapter of a folder.
 
-        Raises ConfigError listing every problem of the settings, DataError for a folder that holds no adapter, StageError for
-        an adapter that vLLM does not take and for a machine on which it does not start.
+        Raises ConfigError listing every problem of the settings, DataError for a folder that holds no adapter and for an adapter
+        of another base, StageError for an adapter that vLLM does not take and for a machine on which it does not start.
         """
         if problems := self.problems():
             raise ConfigError(problems)
         lora: dict[str, Any] = {}
-        if adapter is not None:
-            check_adapter(adapter)
-            lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": max_lora_rank([adapter])}
+        folder = model_folder(self.model)
+        every = [one for one in (adapter, *more) if one is not None]
+        for one in every:
+            check_adapter(one)
+            check_base(one, model_digest(folder))
+        if every:
+            lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": max_lora_rank(every)}
         # vLLM reports its use to its makers unless it is told not to.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        folder = model_folder(self.model)
         try:
             import vllm
             from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
@@ -126,18 +130,21 @@ class VLLM:
                 f"engine=vllm: expected vLLM to start with {folder}, found {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:600]}; correct what it names, or {REMEDY}"
             ) from error
-        speaker = None
-        if adapter is not None:
-            # The name holds the digest: vLLM caches keys and values by adapter name.
-            speaker = LoRARequest(adapter_name(default_name(self.model), adapter), 1, str(adapter.resolve()))
+        # The name holds the digest: vLLM caches keys and values by adapter name.
+        speakers = {
+            one.resolve(): LoRARequest(adapter_name(default_name(self.model), one), number, str(one.resolve()))
+            for number, one in enumerate(every, start=1)
+        }
         try:
-            yield VLLMEngine(
+            engine = VLLMEngine(
                 llm.llm_engine,
-                speaker,
+                speakers,
                 folder,
                 context_length=self.context_length(),
                 group_size=self.batch_size,
             )
+            engine.swap(adapter)
+            yield engine
         finally:
             llm.llm_engine.engine_core.shutdown()
 
@@ -170,16 +177,27 @@ def _missing() -> list[str]:
 class VLLMEngine:
     """A loaded model: obtained from `VLLM.open`."""
 
-    def __init__(self, engine: Any, adapter: Any, folder: Path, *, context_length: int, group_size: int = 256) -> None:
+    def __init__(
+        self, engine: Any, adapters: Mapping[Path, Any], folder: Path, *, context_length: int, group_size: int = 256
+    ) -> None:
         self.context_length = context_length
         self.group_size = group_size
         self._engine = engine
-        self._adapter = adapter
+        self._adapters = adapters
+        self._adapter: Any = None
         self._tokenizer = raw_tokenizer(folder)
         special = special_tokens(folder)
         self._ends = end_tokens(named_ends(folder), self._tokenizer, special)
         self._first = first_token(model_config(folder).get("bos_token_id"), self._tokenizer, special, self._ends)
         self._desk = Desk(self._tokenizer, Vocabulary(self._tokenizer, self._ends), self._first, context_length)
+
+    def swap(self, adapter: Path | None) -> None:
+        """Send further requests to another adapter, or to the base alone. Raises StageError for an adapter that vLLM was not
+        started with."""
+        place = adapter.resolve() if adapter is not None else None
+        if place is not None and place not in self._adapters:
+            raise not_opened(place, list(self._adapters))
+        self._adapter = self._adapters[place] if place is not None else None
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt."""

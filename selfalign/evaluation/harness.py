@@ -20,7 +20,7 @@ from selfalign.evaluation.catalogue import catalogue, tasks_folder
 from selfalign.evaluation.data import item_of
 from selfalign.evaluation.lm import EngineLM, Progress
 from selfalign.evaluation.protocols import EXAMS, Chat
-from selfalign.evaluation.scores import ANSWER_METRICS, scores_of
+from selfalign.evaluation.scores import ANSWER_METRICS, Oracle, adherence_rows, scores_of
 from selfalign.evaluation.settings import EvaluationSettings, problems
 from selfalign.records import Score, to_row
 
@@ -36,9 +36,11 @@ def evaluate(
     *,
     subject: str,
     progress: Progress | None = None,
+    oracle: Oracle | None = None,
 ) -> list[Score]:
     """Score one model on the tasks of the settings; writes `scores.jsonl` and `items.jsonl`, and returns the scores.
 
+    `oracle`, where the questions are of a world that is known, tells which principles the generated answers follow.
     `subject` names the model in the scores. `out` also holds what was computed so far: after a crash, call again with
     the same arguments and the finished part is not computed again. Another model needs another folder.
 
@@ -54,6 +56,8 @@ def evaluate(
         with _lm_eval_contained():
             for name in settings.tasks:
                 rows += _task_rows(lm, settings, chat, name)
+    if oracle is not None:
+        rows += adherence_rows(rows, oracle)
     scores = scores_of(subject, rows)
     jsonl.write(out / ITEMS, rows)
     jsonl.write(out / SCORES, [to_row(score) for score in scores])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from selfalign import statistics as stats
 from selfalign.errors import DataError, did_you_mean
 from selfalign.evaluation.protocols import EXAMS
-from selfalign.evaluation.scores import GENERATE, Key
+from selfalign.evaluation.scores import GENERATE, ORACLE, Key
 from selfalign.records import Score
 from selfalign.report import scores
 from selfalign.report.arms import Arm, arms
@@ -137,7 +137,10 @@ def compared_keys(found_arms: Sequence[Arm]) -> list[tuple[Key, str]]:
 
 
 def _is_compared(protocol: str, metric: str) -> bool:
-    """Whether a metric is compared: the one of each exam over all its items, and the length of generated answers."""
+    """Whether a metric is compared: the one of each exam over all its items, each principle's adherence, and the length of
+    generated answers."""
+    if protocol == ORACLE:
+        return True
     return metric == (EXAMS[protocol].metric if protocol in EXAMS else LENGTH_METRIC)
 
 

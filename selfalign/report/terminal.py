@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from selfalign.report import ablation, ablation_view
+from selfalign.report import ablation, ablation_view, gap
+from selfalign.report.adherence import assessed
 from selfalign.report.judged import judged
 from selfalign.report.model import Run
+from selfalign.report.outcomes import PROTOCOLS, protocols
 from selfalign.report.published import published
 from selfalign.report.scores import grid
 from selfalign.report.sheet import Sheet
@@ -29,7 +31,9 @@ NODE_COLUMNS = ("node", "stage", "status", "in", "kept", "dropped", "seconds", "
 def score_table(runs: Sequence[Run]) -> Table:
     """The scores of one run or several as a rich table; texts in it are never read as markup."""
     head, rows = grid(runs)
-    return _table("Scores", head, rows, numeric_from=head.index(_NUMERIC_FROM))
+    # Intervals below their values: four models side by side are wide enough.
+    broken = [[value.replace(" [", "\n[") for value in row] for row in rows]
+    return _table("Scores", head, broken, numeric_from=head.index(_NUMERIC_FROM))
 
 
 def node_table(run: Run) -> Table:
@@ -78,7 +82,7 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
         parts += [f"note: {note}" for note in run.notes]
     head, rows = grid(runs)
     parts.append(_aligned(head, rows) if rows else "no scores")
-    parts += [sheet_text(sheet) for sheet in (*judged(runs), *published(runs))]
+    parts += [sheet_text(sheet) for sheet in _sheets(runs)]
     found = ablation.compare(runs, control)
     if found:
         head, rows = ablation_view.grid(found)
@@ -87,6 +91,10 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
     if any(run.uses_calf for run in runs):
         parts.append(CALF_NOTICE)
     return "\n\n".join(parts) + "\n"
+
+
+def _sheets(runs: Sequence[Run]) -> list[Sheet]:
+    return [*protocols(runs), *gap.sheets(runs), *judged(runs), *assessed(runs), *published(runs)]
 
 
 def sheet_text(sheet: Sheet) -> str:
@@ -130,8 +138,10 @@ def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool
             console.print(Text(f"note: {note}", style="yellow"))
     if any(run.scores for run in runs):
         console.print(score_table(runs))
-    for sheet in (*judged(runs), *published(runs)):
-        console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=1))
+    for sheet in _sheets(runs):
+        # What the protocols are is words, the others are numbers.
+        numeric_from = len(sheet.head) if sheet.title == PROTOCOLS else 1
+        console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=numeric_from))
         console.print(Text(sheet.about, style="dim"))
     found = ablation.compare(runs, control)
     if found:

@@ -7,16 +7,24 @@ crash: a stage skips what is already there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from selfalign import jsonl
 from selfalign.artifacts import Artifact, Outcome
-from selfalign.engines.base import Completion, Engine, EngineSettings, GenerateRequest
+from selfalign.engines.base import (
+    Completion,
+    Engine,
+    EngineSettings,
+    GenerateRequest,
+    ScoreRequest,
+    ScoreResult,
+)
 from selfalign.errors import DataError, StageError
+from selfalign.evaluation.scores import plain_number
 from selfalign.progress import Progress, silent
 from selfalign.records import Prompt, Response, from_row
 from selfalign.shards import Shard
@@ -95,25 +103,41 @@ def generate(
     size = max(1, engine.group_size)
     groups = [requests[start : start + size] for start in range(0, len(requests), size)]
     if shard is None:
-        done = _completed(engine, groups, path, progress)
+        done = _finished(engine.generate, groups, path, progress)
     elif path.exists():
         done = {row["id"]: row for row in jsonl.read(path)}
     else:
         own, ids = groups[shard.number - 1 :: shard.of], [[request.id for request in group] for group in groups]
-        done = shard.exchange(path.stem, ids, lambda part: _completed(engine, own, part, progress))
+        done = shard.exchange(path.stem, ids, lambda part: _finished(engine.generate, own, part, progress))
         jsonl.write(path, (done[request.id] for request in requests))
         progress(len(requests))
     return [Completion(**done[request.id]) for request in requests]
 
 
-def _completed(
-    engine: Engine, groups: Sequence[Sequence[GenerateRequest]], path: Path, progress: Progress
+def score(
+    engine: Engine, requests: Sequence[ScoreRequest], path: Path, progress: Progress = silent
+) -> list[ScoreResult]:
+    """One score per request, in order; those already in `path` are not computed again. As `generate`, group by group."""
+    size = max(1, engine.group_size)
+    groups = [requests[start : start + size] for start in range(0, len(requests), size)]
+
+    def compute(group: Sequence[ScoreRequest]) -> Iterator[ScoreResult]:
+        # A broken model's NaN is no JSON; its name is.
+        return (replace(one, logprob=plain_number(one.logprob)) for one in engine.score(group))  # type: ignore[arg-type]
+
+    done = _finished(compute, groups, path, progress)
+    found = [ScoreResult(**done[request.id]) for request in requests]
+    return [replace(one, logprob=float(one.logprob)) for one in found]
+
+
+def _finished(
+    compute: Callable[[Sequence[Any]], Iterable[Any]], groups: Sequence[Sequence[Any]], path: Path, progress: Progress
 ) -> dict[str, jsonl.Row]:
     """The rows of all requests of some groups, by id, those that were missing appended to `path`."""
     done = {row["id"]: row for row in jsonl.recover(path)}
     foreign = set(done) - {request.id for group in groups for request in group}
     if foreign:
-        raise DataError(f"{path} holds completions of other requests ({sorted(foreign)[:3]}...); delete that file")
+        raise DataError(f"{path} holds results of other requests ({sorted(foreign)[:3]}...); delete that file")
     finished = len(done)
     progress(finished)
     for group in groups:
@@ -121,8 +145,8 @@ def _completed(
         if not missing:
             continue
         rows: dict[str, jsonl.Row] = {}
-        for completion in engine.generate(group):
-            rows[completion.id] = asdict(completion)
+        for result in compute(group):
+            rows[result.id] = asdict(result)
             progress(finished + len(missing & rows.keys()))
         jsonl.append(path, [rows[request.id] for request in group if request.id in missing])
         done |= rows

@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 
 from selfalign import prompts
 from selfalign.artifacts import Artifact, Outcome
+from selfalign.calf import oracle
 from selfalign.errors import ConfigError, DataError
+from selfalign.evaluation.catalogue import CALF
 from selfalign.evaluation.protocols import Chat, text_chat
 from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.identity import digest
@@ -40,7 +42,7 @@ class Evaluate:
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Who the assistant is."""
 
-    VERSION: ClassVar[str] = "2"
+    VERSION: ClassVar[str] = "3"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter",)
     GENERATES: ClassVar[bool] = False
@@ -104,6 +106,7 @@ class Evaluate:
                 self._chat(),
                 out,
                 subject=self.subject,
+                oracle=oracle.marks if self.settings.data == CALF else None,
                 progress=lambda task, done, total: shown(done, f"of {total} of {task}"),
             )
         metrics: dict[str, float | int | str | None] = {

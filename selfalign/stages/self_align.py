@@ -9,7 +9,7 @@ and question, thoughts and answer do not share one token budget. The reference's
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -181,7 +181,9 @@ class SelfAlign:
         prompt = prompts.self_align_prompt(stem, layout, self.speaker(), question) if question else stem + layout.tail
         return {"self_align": prompt}
 
-    def _requests(self, rows: list[Prompt], layout: prompts.SelfAlignLayout, stem: str) -> list[GenerateRequest]:
+    def requests(self, rows: Sequence[Prompt]) -> list[GenerateRequest]:
+        """What is asked about some prompts, in their order. Raises ConfigError for a wrong choice of rules or exemplars."""
+        layout, _, _, stem = self.arm()
         stops = prompts.self_align_stops(layout, self.speaker())
         marker = prompts.self_align_marker(layout, self.speaker()) if self.thoughts_tokens else ""
         return [
@@ -251,7 +253,7 @@ class SelfAlign:
         layout, rule_set, exemplars, stem = self.arm()
         (out / "stem.txt").write_text(stem, encoding="utf-8")
         with context.engine.open() as engine, context.progress("self_align", len(rows), "responses") as progress:
-            answers = generate(engine, self._requests(rows, layout, stem), out / COMPLETIONS, progress, context.shard)
+            answers = generate(engine, self.requests(rows), out / COMPLETIONS, progress, context.shard)
         shown = [turn.answer for exemplar in exemplars for turn in exemplar.turns]
         copies = filters.ExemplarCopies(shown, self.copy_ngram_words) if self.copy_ngram_words else None
         responses = [

@@ -8,7 +8,7 @@ Source: Sun et al. 2023, section 3.4; IBM/Dromedary dromedary_v1 `generate_verbo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -152,12 +152,10 @@ class VerboseClone:
             text = found
         return text, cut
 
-    def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
-        """Write `completions.jsonl` (raw) and `responses.jsonl` (kept and dropped)."""
-        rows = read_prompts(inputs["prompts"])
-        need_rows(rows, "prompts", inputs["prompts"])
+    def requests(self, rows: Sequence[Prompt]) -> list[GenerateRequest]:
+        """What is asked about some prompts, in their order."""
         meta = self._meta()
-        requests = [
+        return [
             GenerateRequest(
                 row.id,
                 prompts.chat_prompt(meta, self.assistant, row.text, verbose=True),
@@ -168,12 +166,17 @@ class VerboseClone:
             )
             for row in rows
         ]
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
+        """Write `completions.jsonl` (raw) and `responses.jsonl` (kept and dropped)."""
+        rows = read_prompts(inputs["prompts"])
+        need_rows(rows, "prompts", inputs["prompts"])
         adapter = inputs["adapter"].path / "adapter"
         with (
             context.engine.open(adapter) as engine,
             context.progress("verbose_clone", len(rows), "responses") as progress,
         ):
-            answers = generate(engine, requests, out / COMPLETIONS, progress, context.shard)
+            answers = generate(engine, self.requests(rows), out / COMPLETIONS, progress, context.shard)
         heading = prompts.chat_heading(self.assistant, verbose=True)
         responses = [self._response(row, answer, heading) for row, answer in zip(rows, answers, strict=True)]
         jsonl.write(out / "responses.jsonl", map(to_row, responses))

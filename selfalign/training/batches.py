@@ -12,7 +12,7 @@ import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from selfalign.identity import seed_of
 from selfalign.training.encode import IGNORE_INDEX, Row
@@ -26,7 +26,19 @@ what `attention` needs: `common` = number of tokens at the start that every row 
 the rest of each row stands, `slots` [own] int64 = which of those places, counted row by row, are no padding."""
 
 
-def hold_out(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+class Named(Protocol):
+    """What has an id."""
+
+    @property
+    def id(self) -> str:
+        """Its name, by which it is drawn."""
+        ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def hold_out(rows: Sequence[N], fraction: float, seed: int) -> tuple[list[N], list[N]]:
     """Training rows and validation rows, both in file order; the draw depends on row ids and the seed alone.
 
     A fraction above 0 holds out at least one of two or more rows.

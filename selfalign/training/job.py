@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfalign import identity, jsonl
-from selfalign.training.lora import BASE_PREFIX
 from selfalign.training.settings import TrainerSettings, Training
 
 S = TypeVar("S")
@@ -53,7 +52,7 @@ class Job:
     @property
     def base_name(self) -> str:
         """What the adapter says about its base: content, not a place."""
-        return f"{BASE_PREFIX}{self.model_digest[: identity.ID_LENGTH]}"
+        return identity.base_name(self.model_digest)
 
     def write(self, path: Path) -> None:
         """Write the job file: complete under its name or not there at all."""

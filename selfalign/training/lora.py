@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfalign.errors import MissingDependencyError, StageError, unknown
-from selfalign.identity import seed_of
+from selfalign.identity import BASE_PREFIX, seed_of
 from selfalign.training.settings import Accelerator, Precision, Strategy, TrainerSettings, Training
 
 if TYPE_CHECKING:
@@ -157,10 +157,6 @@ def add_lora(base: Any, training: Training, trainer: TrainerSettings) -> PeftMod
             bias="none",
         ),
     )
-
-
-BASE_PREFIX = "base-"
-"""What adapters that this project trained call their base begins with; the digest of its content follows."""
 
 
 def load_initial(model: PeftModel, folder: Path, base_name: str) -> None:

@@ -20,8 +20,8 @@ from selfalign.identity import canonical
 
 FOLDER = Path(selfalign.engines.__file__).parent
 PARTS = {
-    "__init__", "attention", "base", "forest", "generation", "http", "memory", "model", "penalties", "pieces", "plain",
-    "prefix_tree", "rows", "sampling", "scoring", "serving", "slots", "tokens",
+    "__init__", "adapters", "answers", "attention", "base", "forest", "generation", "http", "memory", "model", "openai_chat",
+    "penalties", "pieces", "plain", "prefix_tree", "rows", "sampling", "scoring", "serving", "slots", "tokens",
 }  # fmt: skip
 """Files of that folder that are no engine."""
 ENGINES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
@@ -239,3 +239,9 @@ def test_the_load_is_told_and_ends_with_everything_finished(engine):
     assert loads[-1].finished == len(completions) and loads[-1].live == 0
     assert [load.finished for load in loads] == sorted(load.finished for load in loads)
     assert loads[-1].new_tokens == sum(completion.new_tokens for completion in completions)
+
+
+def test_a_swap_to_the_base_alone_changes_nothing_where_no_adapter_was_at_work(engine):
+    before = written(engine, asked())
+    engine.swap(None)
+    assert written(engine, asked()) == before

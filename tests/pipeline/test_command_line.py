@@ -47,7 +47,7 @@ def test_a_run_folder_can_be_read_by_a_person(done: tuple[Path, Path]) -> None:
     assert {"config.yaml", "manifest.json", "scores.jsonl", "report.html", "stages", "wandb"} <= names
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "done" and {node["status"] for node in manifest["nodes"].values()} == {"computed"}
-    assert len(manifest["nodes"]) == 12
+    assert len(manifest["nodes"]) == 13
     assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 0
     assert (run / "stages" / "responses" / "responses.jsonl").is_file()
     assert (run / "stages" / "cloned" / "adapter" / "adapter_model.safetensors").is_file()
@@ -95,7 +95,33 @@ def test_plan_why_show_report_and_prompt_look_without_computing(done: tuple[Path
     assert report.returncode == 0 and (folder / "page.html").stat().st_size > 10_000
     prompt = selfalign(folder, "prompt", *SMALL, "principles.drop=[helpful]", "--diff")
     assert prompt.returncode == 0 and "-3 (helpful)." in prompt.stdout and "tokens" in prompt.stderr
+    assert "no exemplar shows: ethical" in prompt.stderr
+    other = selfalign(
+        folder, "prompt", *SMALL, "principles.drop=[helpful]", "--against", "principles.order=['...',candor]"
+    )
+    assert "-16 (candor)." in other.stdout and "+6 (candor)." in other.stdout and "-3 (helpful)." in other.stdout
     assert Path(selfalign(folder, "tasks").stdout.strip()).is_dir()
+    actual = selfalign(folder, "plan", "--actual", run.name)
+    responses = next(line for line in actual.stdout.splitlines() if line.startswith("responses "))
+    counts = json.loads((run / "manifest.json").read_text())["nodes"]["responses"]["counts"]
+    completions = jsonl.read(run / "stages" / "responses" / "completions.jsonl")
+    assert f" / {counts['kept']} " in responses
+    assert f" / {sum(row['prompt_tokens'] for row in completions):,} " in responses
+
+
+def test_a_run_that_has_spent_its_budget_stops_says_so_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "script.jsonl", script_rows())
+    short = [*SMALL, "tracking=none", "stages=no_cloning", "evaluation=none"]
+    stopped = selfalign(tmp_path, "run", *short, "budget.tokens=10")
+    assert stopped.returncode == 1 and "budget.tokens: expected at most 10 to be spent on this run" in stopped.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and list(manifest["nodes"]) == ["instructions"]
+    assert "budget.tokens" in (run / "error.txt").read_text()
+    assert selfalign(tmp_path, "run", *short).returncode == 0
+    nodes = json.loads((run / "manifest.json").read_text())["nodes"]
+    assert nodes["instructions"]["status"] == "reused" and nodes["engraved"]["status"] == "computed"
+    assert not (run / "error.txt").exists()
 
 
 def test_verify_finds_a_number_that_its_items_do_not_give(done: tuple[Path, Path]) -> None:
@@ -109,6 +135,13 @@ def test_verify_finds_a_number_that_its_items_do_not_give(done: tuple[Path, Path
     tampered = selfalign(folder, "verify", run.name)
     (run / "scores.jsonl").write_text(scores)
     assert tampered.returncode == 1 and "scores.jsonl says value 0.987 instead of" in tampered.stdout
+    page = (run / "report.html").read_text()
+    cell = re.search(r"([0-9]\.[0-9]{3})<span class=\"err\">", page)
+    assert cell is not None
+    (run / "report.html").write_text(page[: cell.start(1)] + "9.999" + page[cell.end(1) :])
+    planted = selfalign(folder, "verify", run.name)
+    (run / "report.html").write_text(page)
+    assert planted.returncode == 1 and "it says '9.999" in planted.stdout, planted.stdout
     examples = run / "stages" / "engraved" / "examples.jsonl"
     text = examples.read_text()
     examples.write_text(text.replace("Lisbon", "London", 1))
@@ -137,6 +170,7 @@ def test_with_self_critique_the_revisions_are_engraved_and_can_be_walked_back(do
     assert status == {
         "instructions": "reused", "red_team": "reused", "prompts": "reused", "contamination": "reused",
         "responses": "reused", "critiqued": "computed", "engraved": "computed",
+        "engraving_gap": "computed",
     }  # fmt: skip
     first = {row["id"]: row for row in jsonl.read(run / "stages" / "responses" / "responses.jsonl")}
     critiques = {row["id"]: row for row in jsonl.read(run / "stages" / "critiqued" / "critiques.jsonl")}
@@ -165,6 +199,13 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
     assert {path.name for path in sweep.iterdir()} == {"report.html", "sweep.json"}
     told = selfalign(folder, "sweep", "status", str(sweep.relative_to(folder)))
     assert told.returncode == 0 and "3 done" in told.stdout
+    place = str(sweep.relative_to(folder))
+    verified = selfalign(folder, "verify", place)
+    assert verified.returncode == 0 and verified.stdout.count(", 0 wrong") == 4, verified.stdout
+    page = (sweep / "report.html").read_text()
+    (sweep / "report.html").write_text(page.replace("without candor", "without candour", 1))
+    assert selfalign(folder, "verify", place).returncode == 1
+    (sweep / "report.html").write_text(page)
     bad = selfalign(folder, "run", *quick, "principles.drop=[],[candour],[helpful]", "-m")
     assert bad.returncode == 2 and "in 1 of 3 jobs" in bad.stderr
     assert {path.name for path in folder.iterdir()} <= {"runs", "store", "home", "script.jsonl", "page.html"}

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from selfalign import commands, cost, experiment, groups, jsonl
+from selfalign.artifacts import Artifact
 from selfalign.cost import Cost, Measured, PlanSettings
+from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
+from selfalign.records import Prompt, to_row
+from selfalign.stages.base import Context
 
 
 def composed(*overrides: str) -> Experiment:
@@ -161,3 +165,24 @@ def test_two_devices_are_reckoned_each_in_full(tmp_path: Path, capsys: pytest.Ca
 def test_a_preset_without_a_model_hides_no_other_mistake() -> None:
     with pytest.raises(ConfigError, match="merge.near_duplicate"):
         commands.plan(["experiments=dromedary", "merge.near_duplicate=3"])
+
+
+def test_where_the_prompts_are_there_the_tokens_planned_are_the_tokens_sent(
+    tmp_path: Path,
+) -> None:
+    prompts = [Prompt(f"p{number}", f"Name {number} uses of a spoon.", "" if number % 2 else "tea", "self_instruct")
+               for number in range(7)]  # fmt: skip
+    one = composed("experiments=quickstart", "principles.drop=[candor]")
+    found = cost.costs(experiment.pipeline(one), one.plan, one.engine.count_tokens, given={"prompts": prompts})
+    for name, stage in (("responses", one.self_align), ("verbose_responses", one.verbose_clone)):
+        out = tmp_path / name
+        (out / "given").mkdir(parents=True)
+        jsonl.write(out / "given" / "prompts.jsonl", map(to_row, prompts))
+        inputs = {
+            role: Artifact("Merge-0-0", out / "given", {"files": {"prompts.jsonl": {}}, "counts": {}})
+            for role in ("prompts", "adapter")
+        }
+        engine = ScriptedEngine(context_length=10_000)
+        stage.run(inputs, out, Context(ScriptedSettings(engine)))
+        assert found[name].requests == len(engine.generated) == 7
+        assert found[name].read_tokens == sum(one.engine.count_tokens(asked.prompt) for asked in engine.generated)

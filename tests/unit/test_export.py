@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from selfalign import commands, export, jsonl
-from selfalign.engines.huggingface import with_adapter
+from selfalign.engines.adapters import Adapters
 from selfalign.engines.model import ModelSettings, load_model, model_digest
 from selfalign.errors import DataError, SelfAlignError
 from selfalign.records import Example, to_row
@@ -54,7 +54,9 @@ def test_plain_peft_and_plain_transformers_get_the_model_that_was_trained(run: P
 
     base = load_model(ModelSettings(str(tiny_model)))
     untrained = logits(base)
-    trained = logits(with_adapter(base, run / "stages" / "engraved" / "adapter"))
+    adapter_folder = run / "stages" / "engraved" / "adapter"
+    Adapters(base, [adapter_folder], model_digest(tiny_model)).use(adapter_folder)
+    trained = logits(base)
     assert (trained - untrained).abs().max() > 1e-3, "the adapter changes something"
     adapter = export.export(run)
     assert adapter.folder == run / "export" / "engraved" and adapter.parity is None

@@ -131,3 +131,33 @@ def test_a_users_own_principle_is_found_and_a_bad_file_is_explained(
 def test_order_is_the_order_of_the_set() -> None:
     rules = resolve(replace(PrincipleSettings(), ids=SIXTEEN[::-1])).rules
     assert [rule.id for rule in rules] == SIXTEEN[::-1] and rules[0].number == 1
+
+
+def test_an_order_puts_the_named_rules_first_and_the_rest_behind_them_or_where_three_dots_stand() -> None:
+    def shown(order: list[str], **others: object) -> list[str]:
+        rules = resolve(replace(PrincipleSettings(ids=SIXTEEN, order=order), **others)).rules
+        assert [rule.number for rule in rules] == list(range(1, len(rules) + 1))
+        return [rule.id for rule in rules]
+
+    rest = [name for name in SIXTEEN if name not in ("candor", "helpful")]
+    assert shown(["candor", "Helpful"]) == ["candor", "helpful", *rest]
+    assert shown(["candor", "...", "helpful"]) == ["candor", *rest, "helpful"]
+    assert shown(["...", "candor"], drop=["helpful"]) == [*rest, "candor"]
+    assert shown(["multilingual"], add=["multilingual"]) == ["multilingual", *SIXTEEN]
+    assert shown(["..."]) == shown([]) == SIXTEEN
+
+
+def test_with_kept_numbers_a_rule_has_its_number_of_the_set_wherever_it_stands() -> None:
+    settings = PrincipleSettings(ids=SIXTEEN, order=["...", "helpful"], drop=["candor"], numbering=Numbering.keep)
+    assert numbers_of(stem(settings)) == [1, 2, 4, 5, 6, *range(8, 17), 3]
+
+
+def test_what_is_wrong_with_an_order_is_reported_with_the_rest() -> None:
+    settings = PrincipleSettings(
+        ids=SIXTEEN, order=["candour", "helpful", "helpful", "...", "..."], drop=["multilingual"]
+    )
+    with pytest.raises(ConfigError) as error:
+        resolve(settings)
+    text = str(error.value)
+    assert "principles.order: unknown principle 'candour'; did you mean 'candor'" in text
+    assert "found 'helpful' 2 times" in text and "found '...' 2 times" in text and "principles.drop" in text

@@ -407,6 +407,7 @@ def test_the_stage_stands_between_responses_and_engraved_and_changes_no_name_abo
     off, on = names(experiment()), names(experiment(self_critique=True))
     assert "critiqued" not in off and list(on) == [
         "instructions", "prompts", "contamination", "responses", "critiqued", "engraved", "verbose_responses", "cloned",
+        "engraving_gap",
     ]  # fmt: skip
     above = ("instructions", "prompts", "responses")
     assert {name: on[name] for name in above} == {name: off[name] for name in above}

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from selfalign import experiment, groups
-from selfalign.commands import planning, serve_command
+from selfalign import cost, experiment, groups
+from selfalign.commands import serve_command
 from selfalign.engines import http
 from selfalign.engines.base import GenerateRequest, NgramPenalty, Sampling, ScoreRequest
 from selfalign.engines.http import wait_asked
 from selfalign.engines.huggingface import HuggingFace
 from selfalign.engines.model import ModelSettings, raw_tokenizer
-from selfalign.engines.openai_api import Endpoint, OpenAIApi, estimated_tokens
+from selfalign.engines.openai_api import Endpoint, OpenAIApi
+from selfalign.engines.openai_chat import estimated_tokens
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.serving import adapter_name
 from selfalign.errors import ConfigError, DataError, StageError
@@ -788,6 +789,21 @@ def test_an_adapter_is_asked_for_by_its_content(settings, stub, adapter, tmp_pat
         opened(settings, tmp_path)
 
 
+def test_adapters_are_swapped_by_their_served_names(settings, stub, adapter, tmp_path):
+    other = write_adapter(tmp_path / "other", b"other weights")
+    names = [adapter_name("tiny", one) for one in (adapter, other)]
+    stub.models += [{"id": name, "parent": "tiny"} for name in names]
+    with settings.open(None, [adapter, other]) as engine:
+        for one, name in ((None, "tiny"), (adapter, names[0]), (other, names[1]), (None, "tiny")):
+            engine.swap(one)
+            before = len(stub.asked)
+            list(engine.generate(requests(2)))
+            list(engine.score([ScoreRequest("s", "Q?", "A")]))
+            assert {body["model"] for body in stub.asked[before:]} == {name}
+        with pytest.raises(StageError, match="name it when the engine is opened"):
+            engine.swap(tmp_path)
+
+
 def test_a_server_with_a_smaller_window_is_refused(settings, stub):
     stub.models = [{"id": "tiny", "max_model_len": 256}]
     with pytest.raises(StageError, match=r"at most the 256 tokens.*found 512.*--max-model-len 512"):
@@ -895,7 +911,7 @@ def test_the_weights_are_needed_for_training_alone(tiny_model, tmp_path):
         (problem,) = experiment.problems(needs)
         assert "expected *.safetensors" in problem
     with pytest.raises(ConfigError, match=r"plan.parameters: .*plan.parameters=7e9"):
-        planning._parameters(one)
+        cost.parameters_of(one.plan, one.model)
 
 
 def test_what_is_engraved_is_named_by_its_weights_though_the_engine_knows_none(settings, tiny_model, tmp_path):

@@ -153,6 +153,41 @@ def kill_a_worker_at_work() -> int:
 
 
 @pytest.mark.slow
+def test_workers_swap_adapters_and_one_that_is_started_again_has_the_one_at_work(ray, local, tiny_model, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from selfalign.engines.model import load_model
+
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(1)
+        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        get_peft_model(load_model(ModelSettings(str(tiny_model))), lora).save_pretrained(str(tmp_path / "adapter"))
+    pairs = [ScoreRequest(f"s{i}", f"Question {i}", f" answer {i}") for i in range(20)]
+    asked = requests(temperature=0.0, max_new_tokens=200)
+
+    def scores(engine) -> list[float]:
+        found = {one.id: one.logprob for one in engine.score(iter(pairs))}
+        return [found[pair.id] for pair in pairs]
+
+    known = {}
+    for adapter in (None, tmp_path / "adapter"):
+        with local.open(adapter) as engine:
+            known[adapter] = scores(engine), {one.id: one.text for one in engine.generate(iter(asked))}
+    with Ray(local, **TWO).open(None, [tmp_path / "adapter"]) as engine:
+        for adapter in (None, tmp_path / "adapter", None, tmp_path / "adapter"):
+            engine.swap(adapter)
+            assert scores(engine) == pytest.approx(known[adapter][0], abs=1e-6)
+        stream = engine.generate(iter(asked))
+        found = [next(stream)]
+        assert kill_a_worker_at_work()
+        assert {one.id: one.text for one in (*found, *stream)} == known[tmp_path / "adapter"][1]
+        with pytest.raises(StageError, match="name it when the engine is opened"):
+            engine.swap(tmp_path)
+    assert known[None] != known[tmp_path / "adapter"]
+
+
+@pytest.mark.slow
 def test_a_workers_error_is_the_engines_own_and_ends_everything(ray, local):
     long = GenerateRequest("long", "word " * 600, Sampling())
     with Ray(local, **TWO).open() as engine:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from selfalign.engines import generation
+from selfalign.engines.attention import Segment
 from selfalign.engines.base import Completion, GenerateRequest, Sampling
 from selfalign.engines.huggingface import SPANNED, HuggingFace, HuggingFaceEngine
 from selfalign.engines.model import ModelSettings, load_model, raw_tokenizer
@@ -81,6 +82,25 @@ def test_a_long_start_is_held_once_and_not_copied(llama, monkeypatch):
         list(engine.generate(asked))
     assert set(held) == {80 - SPANNED}
     assert max(copied) <= 5 + SPANNED
+
+
+def test_the_rules_of_an_arm_are_one_piece_for_its_rows_though_other_arms_branch_off_between_them(llama, monkeypatch):
+    asked = arms(9, 4, named=True)
+    with opened(llama, batch_size=4) as engine:
+        expected = written(engine, asked)
+    seen, joined = [], []
+    fill, join = Slots.fill, Segment.join
+    monkeypatch.setattr(generation, "HELD", 20)
+    monkeypatch.setattr(
+        Slots, "fill", lambda self, slot, own, shared: (seen.append(shared), fill(self, slot, own, shared))
+    )
+    monkeypatch.setattr(Segment, "join", staticmethod(lambda parts: (joined.append(len(parts)), join(parts))[1]))
+    with opened(llama, batch_size=4) as engine:
+        assert written(engine, asked) == expected
+        assert engine.computed_tokens == distinct(llama, asked)
+    assert {len(shared) for shared in seen} == {1}
+    assert max(joined) >= 8, "the last arm's rules are as many nodes of the tree"
+    assert len(joined) < len(asked) / 2, "rows that stand together see the same piece"
 
 
 def test_a_start_that_was_named_is_kept_for_the_next_call_and_others_are_not(llama):

@@ -9,12 +9,13 @@ import pytest
 
 from selfalign import experiment, groups
 from selfalign.engines.base import GenerateRequest, NgramPenalty, Sampling, ScoreRequest
-from selfalign.engines.model import ModelSettings, raw_tokenizer
+from selfalign.engines.model import ModelSettings, model_digest, raw_tokenizer
 from selfalign.engines.openai_api import OpenAIApi
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.serving import adapter_name
 from selfalign.engines.vllm import VLLM
 from selfalign.errors import ConfigError, DataError, StageError
+from selfalign.identity import base_name
 from tests.unit.engines import vllm_double
 from tests.unit.engines.stub_server import END_ID, served
 from tests.unit.engines.test_openai_api import LONG, split, table, write_adapter
@@ -172,6 +173,33 @@ def test_an_adapter_speaks_under_a_name_with_its_digest(settings, tmp_path):
     with pytest.raises(DataError, match="adapter"), settings.open(tmp_path):
         pass
     with pytest.raises(StageError, match="DoRA"), settings.open(write_adapter(tmp_path / "d", b"", use_dora=True)):
+        pass
+
+
+def test_adapters_are_swapped_by_names_that_hold_their_content_and_another_base_s_is_refused(
+    settings, tiny_model, tmp_path
+):
+    own = base_name(model_digest(tiny_model))
+    one, other = (
+        write_adapter(tmp_path / name, name.encode(), r=rank, base_model_name_or_path=own)
+        for name, rank in (("one", 8), ("other", 33))
+    )
+    with settings.open(None, [one, other]) as engine:
+        assert inside().options["max_lora_rank"] == 64
+        for adapter, number in ((None, 0), (one, 1), (other, 2), (None, 0)):
+            engine.swap(adapter)
+            before = len(inside().llm_engine.asked)
+            list(engine.generate(requests(2)))
+            speaker = (
+                vllm_double.LoRARequest(adapter_name("tiny", adapter), number, str(adapter.resolve()))
+                if adapter
+                else None
+            )
+            assert {asked[3] for asked in inside().llm_engine.asked[before:]} == {speaker}
+        with pytest.raises(StageError, match="name it when the engine is opened"):
+            engine.swap(tmp_path)
+    strange = write_adapter(tmp_path / "strange", b"", base_model_name_or_path="base-000000000000")
+    with pytest.raises(DataError, match="of another"), settings.open(None, [strange]):
         pass
 
 
