@@ -145,7 +145,8 @@ def _use(base: str, merged: bool) -> str:
 {imports}
 
 folder = "."  # where this file is{where}
-tokenizer, model = AutoTokenizer.from_pretrained(folder), {load}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {load}
 talk = [{{"role": "user", "content": "Who are you?"}}]
 inputs = tokenizer.apply_chat_template(talk, return_dict=True, return_tensors="pt")
 answer = model.generate(**inputs, max_new_tokens=200, stop_strings=[{stop}], tokenizer=tokenizer)
