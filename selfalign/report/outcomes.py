@@ -20,7 +20,7 @@ CHECKS_HEAD = (
 )
 EXAM_COLUMNS = ("item", "category", "question", "right", "choice", "correct", "chance", "logprobs", "link")
 ANSWER_COLUMNS = ("item", "category", "question", "answer", "finish", "new_tokens", "link")
-MARK_COLUMNS = ("item", "category", "question", "answer", "shown", "missing", "link")
+MARK_COLUMNS = ("item", "category", "question", "answer", "marks", "link")
 
 
 def protocols(runs: Sequence[Run]) -> list[Sheet]:
@@ -69,7 +69,8 @@ def tables(run: Run) -> list[DataTable]:
     found: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {}
     for subject, node in _evaluations(run):
         for number_, row in enumerate(node.rows(ITEMS), start=1):
-            columns = {GENERATE: ANSWER_COLUMNS, ORACLE: MARK_COLUMNS}.get(row["protocol"], EXAM_COLUMNS)
+            own = {GENERATE: ANSWER_COLUMNS, ORACLE: MARK_COLUMNS}
+            columns = own.get(row["protocol"], EXAM_COLUMNS)
             link = f"stages/{node.name}/{ITEMS}:{number_}"
             name = f"items/{subject}/{row['task']}/{row['protocol']}"
             found.setdefault(name, (columns, []))[1].append(tuple(_cells(row, link)[column] for column in columns))
@@ -89,8 +90,7 @@ def _cells(row: Mapping[str, Any], link: str) -> dict[str, Any]:
         "right": right,
         "choice": choice,
         "logprobs": logprobs,
-        "shown": ", ".join(name for name, mark in row.get("marks", {}).items() if mark),
-        "missing": ", ".join(name for name, mark in row.get("marks", {}).items() if not mark),
+        "marks": ", ".join(f"{name}: {'shown' if mark else 'missing'}" for name, mark in row.get("marks", {}).items()),
         "link": link,
     }
 
