@@ -45,10 +45,11 @@ def at_parity(arms: Mapping[str, Experiment], memo: Memo | None = None) -> dict[
 
 
 def _answers(one: Experiment, memo: Memo) -> tuple[str, tuple[str, ...]] | None:
-    """The artifact with the prompts of an arm, and those with the answers it trains on; None where it trains on none."""
+    """The artifact with the prompts of an arm, and those with the answers it trains on; None where it trains on none,
+    or on answers that are given."""
     nodes, _ = experiments.fitting(one, experiments.pipeline(one), memo)
     trained = [name for name in ("engraved", "cloned") if name in nodes]
-    if not trained:
+    if not trained or "prompts" not in nodes["responses"].inputs:
         return None
     planned = plan(nodes, Store(Path(one.store)), experiments.context(one, quiet=True), memo)
     asked = _source(nodes, "responses", "prompts")

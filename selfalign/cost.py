@@ -37,6 +37,7 @@ from selfalign.stages.contamination import Contamination
 from selfalign.stages.engrave import Engrave
 from selfalign.stages.engraving_gap import STUDENTS, EngravingGap
 from selfalign.stages.evaluate import Evaluate
+from selfalign.stages.given_answers import GivenAnswers
 from selfalign.stages.merge import Merge
 from selfalign.stages.parity import Parity
 from selfalign.stages.red_team import RedTeam
@@ -243,6 +244,8 @@ class _Estimate:
                 return self._engraving_gap(stage, kept)
             case Evaluate():
                 return self._evaluate(stage)
+            case GivenAnswers():
+                return self._given_answers(stage)
             case Merge():
                 return Cost(kept=sum(kept.values()) + (_rows_of(stage.file) or self.prompts))
             case Contamination():
@@ -338,6 +341,13 @@ class _Estimate:
         share = measured.kept if measured.kept is not None else self.expected.verbose_kept
         self.long_answer_tokens = written
         return Cost(int(asked * share), asked, shared, asked * self._question, ceil(asked * written))
+
+    def _given_answers(self, stage: GivenAnswers) -> Cost:
+        """Nothing is computed; a sample of the rows says how long the answers are that will be trained on."""
+        rows = [row for row in stage.responses() if row.kept]
+        sample = rows[:: max(1, len(rows) // 200)]
+        self.answer_tokens = mean(self.count(row.text) for row in sample) if sample else 0.0
+        return Cost(kept=len(rows))
 
     def _engrave(self, stage: Engrave, kept: Mapping[str, int], answer: float) -> Cost:
         rows = min(kept["responses"], kept.get("parity", kept["responses"]))

@@ -32,6 +32,7 @@ from selfalign.stages.contamination import Contaminated, Contamination, Contamin
 from selfalign.stages.engrave import Engrave
 from selfalign.stages.engraving_gap import EngravingGap, GapSettings
 from selfalign.stages.evaluate import SUBJECTS, Evaluate
+from selfalign.stages.given_answers import GivenAnswers
 from selfalign.stages.merge import Merge
 from selfalign.stages.parity import Parity
 from selfalign.stages.pretrain import Pretrain
@@ -65,6 +66,8 @@ class Stages:
     """Scores of every model that the run has."""
     engraving_gap: bool = True
     """How much of the prompted behaviour engraving put into the weights, where stage 3 runs."""
+    given_answers: bool = False
+    """Instructions and answers of a file in the place of stages 1 and 2 (the baselines)."""
     pretrain: bool = False
     """Calf, the embedded base model, trained from nothing."""
     follow_first: bool = False
@@ -115,6 +118,8 @@ class Experiment:
     """Stage 2."""
     self_critique: SelfCritique = field(default_factory=SelfCritique)
     """Between 2 and 3, where `stages.self_critique` is on."""
+    given_answers: GivenAnswers = field(default_factory=GivenAnswers)
+    """What is engraved where `stages.given_answers` is on."""
     engrave: Engrave = field(default_factory=Engrave)
     """Stage 3."""
     verbose_clone: VerboseClone = field(default_factory=VerboseClone)
@@ -185,7 +190,8 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         start = {"adapter": "engraved"} if experiment.stages.follow_first else {}
         inputs = {"responses": "verbose_responses", **start, **_role(parity)}
         nodes |= {**parity, "cloned": Node(experiment.verbose_engrave, inputs)}
-    if experiment.stages.engrave and experiment.stages.engraving_gap:
+    # Answers that are given have no writer whose log-probabilities could be asked for.
+    if experiment.stages.engrave and experiment.stages.engraving_gap and not experiment.stages.given_answers:
         students = {"engraved": "engraved", **({"cloned": "cloned"} if experiment.stages.verbose_clone else {})}
         inputs = {"prompts": asked, "responses": _answers_node(experiment.stages), **students}
         nodes["engraving_gap"] = Node(EngravingGap(experiment.engraving_gap, experiment.self_align), inputs)
@@ -210,11 +216,14 @@ def _prompts(experiment: Experiment) -> tuple[dict[str, Node], str]:
         nodes["prompts"] = Node(experiment.merge, sources)
     asked = "prompts"
     if asked in nodes and experiment.contamination.mode is not Contaminated.off:
-        check = Contamination(experiment.contamination, experiment.evaluation.data or CALF)
-        nodes["contamination"] = Node(check, {"prompts": asked})
+        nodes["contamination"] = Node(_check(experiment), {"prompts": asked})
         # Only where the check takes prompts out does anything depend on the evaluation sets.
         asked = "contamination" if experiment.contamination.mode is Contaminated.remove else asked
     return nodes, asked
+
+
+def _check(experiment: Experiment) -> Contamination:
+    return Contamination(experiment.contamination, experiment.evaluation.data or CALF)
 
 
 def _of(node: str, arm: str) -> str:
@@ -224,7 +233,11 @@ def _of(node: str, arm: str) -> str:
 
 def _answers(arm: Experiment, asked: str, label: str) -> dict[str, Node]:
     nodes = {}
-    if arm.stages.self_align:
+    if arm.stages.given_answers:
+        nodes[_of("responses", label)] = Node(arm.given_answers, {}, label)
+        if arm.contamination.mode is not Contaminated.off:
+            nodes[_of("contamination", label)] = Node(_check(arm), {"prompts": _of("responses", label)}, label)
+    elif arm.stages.self_align:
         nodes[_of("responses", label)] = Node(arm.self_align, {"prompts": asked}, label)
     if arm.stages.self_critique:
         nodes[_of("critiqued", label)] = Node(arm.self_critique, {"responses": _of("responses", label)}, label)
@@ -410,8 +423,10 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
             "stages: self_align and verbose_clone read prompts, but self_instruct and tgrt are both off; switch one of them "
             "on or give merge.file=<JSONL of instructions>"
         )
-    if on.engrave and not on.self_align:
+    if on.engrave and not (on.self_align or on.given_answers):
         found.append("stages.engrave: it reads the responses of self_align, which is off; switch both on or both off")
+    if on.given_answers:
+        found += _given_problems(experiment)
     if on.self_critique and not on.self_align:
         found.append(
             "stages.self_critique: it reads the responses of self_align, which is off; switch both on or both off"
@@ -426,4 +441,22 @@ def _wiring_problems(experiment: Experiment) -> list[str]:
         getattr(on, f.name) for f in fields(on) if f.name not in ("follow_first", "leave_out_unfit", "engraving_gap")
     ):
         found.append("stages: every stage is off, so there is nothing to do; switch one on")
+    return found
+
+
+def _given_problems(experiment: Experiment) -> list[str]:
+    """What does not go together with answers that are given."""
+    on, found = experiment.stages, []
+    beside = [name for name in ("self_instruct", "tgrt", "self_align", "verbose_clone") if getattr(on, name)]
+    beside += ["merge.file"] if experiment.merge.file else []
+    if beside:
+        found.append(
+            f"stages.given_answers: it stands in the place of what writes prompts and answers, found {', '.join(beside)} beside "
+            "it; switch that off (stages=given_answers does)"
+        )
+    if experiment.contamination.mode is Contaminated.remove:
+        found.append(
+            "contamination.mode: expected report or off with stages.given_answers, whose answers are there already, found remove; "
+            "take the rows out of the file instead (contamination/matches.jsonl names them)"
+        )
     return found

@@ -162,6 +162,10 @@ class Score:
     """False where the numbers behind it are broken (NaN, constant choice, ...)."""
     reason: str = ""
     """Why it is not valid; empty where it is."""
+    low: float | None = None
+    """Lower end of the 95 % interval over items; None where it has none."""
+    high: float | None = None
+    """Upper end of it."""
 
 
 def to_row(record: Any) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from selfalign.runner import resolve_run
 
 if TYPE_CHECKING:
     from selfalign.evaluation.judge import Card
+    from selfalign.experiment import Experiment
+    from selfalign.pipeline import NodeResult
+    from selfalign.stages.judge import Judge
 
 TASK = "vicuna_questions"
 """The task whose answers are judged."""
@@ -92,7 +95,7 @@ def _read(given: argparse.Namespace) -> int:
 
 def _judge(given: argparse.Namespace) -> int:
     """Judge, note the result in the run's manifest, write its report anew, and print the card."""
-    from selfalign import experiment, pipeline
+    from selfalign import experiment, pipeline, tracking
     from selfalign import report as reports
     from selfalign.engines.base import Sampling
     from selfalign.evaluation import judge as judging
@@ -117,6 +120,7 @@ def _judge(given: argparse.Namespace) -> int:
     )
     context = experiment.context(settings)
     wrong = [f"engine: {problem}" for problem in settings.engine.problems()] + stage.problems(context)
+    wrong += [f"tracking: {problem}" for problem in tracking.problems(settings.tracking)]
     if not wrong and (unfit := stage.unfit(context)):
         wrong.append(f"judge: {unfit}")
     if wrong:
@@ -133,9 +137,49 @@ def _judge(given: argparse.Namespace) -> int:
     jsonl.write_json(folder / MANIFEST, manifest)
     reports.write([folder], folder / "report.html")
     reviews = judging.read_reviews(Path(result.path) / REVIEWS)
+    _track(folder, node, result, stage, settings)
     _print(f"{node} of {load_run(folder).run_id}", judging.card(reviews), given.price)
     print(f"reviews: {Path(result.path) / REVIEWS}", file=sys.stderr)
     return 0
+
+
+def _track(folder: Path, node: str, result: NodeResult, stage: Judge, settings: Experiment) -> None:
+    """Log the card and the reviews, once, as a W&B run of their own in the group of the run: an offline run that has ended cannot
+    be gone on with."""
+    from selfalign import tracking
+    from selfalign.evaluation import judge as judging
+    from selfalign.identity import plain
+    from selfalign.report import judged
+    from selfalign.stages.judge import REVIEWS
+
+    manifest = read_manifest(folder)
+    run_id = f"{manifest['run_id']}-{result.artifact}"
+    if tracking.is_logged(folder, run_id):
+        return
+    tracker = tracking.open_tracker(
+        settings.tracking,
+        folder=folder,
+        run_id=run_id,
+        name=f"{manifest['run_id']} {node}",
+        group=manifest["group"],
+        job_type="judge",
+        config={
+            "run_id": manifest["run_id"],
+            "judge": plain(stage, keep_transient=True),
+            "engine": plain(settings.engine, keep_transient=True),
+        },
+    )
+    code = 1
+    try:
+        reviews = judging.read_reviews(Path(result.path) / REVIEWS)
+        found = judging.card(reviews)
+        tracker.summary(judged.summary(found))
+        for table in judged.tables(found, reviews, stage.contests(), f"{result.artifact}/{REVIEWS}"):
+            tracker.table(table.name, table.columns, table.rows)
+        tracker.artifact(node, "evaluation", Path(result.path), {"artifact": result.artifact, "counts": result.counts})
+        code = 0
+    finally:
+        tracker.finish(code)
 
 
 def _items(folder: Path, subject: str) -> tuple[str, Path]:
@@ -162,7 +206,12 @@ def _opponent(against: str, runs: Path) -> tuple[Path, str]:
     if Path(against).is_file():
         return Path(against), Path(against).stem.removeprefix("answer_")
     name, _, subject = against.partition(":")
-    folder = resolve_run(name, runs)
+    try:
+        folder = resolve_run(name, runs)
+    except SelfAlignError as error:
+        raise DataError(
+            f"--against: expected a file of answers or RUN:SUBJECT, found no file '{against}'; {error}"
+        ) from None
     subject, path = _items(folder, subject)
     return path, f"{folder.name}_{subject}"
 

@@ -88,8 +88,15 @@ def fetch(wanted: Sequence[Source], folder: Path, local: Path | None = None) -> 
     """Bring the files that are not in the folder yet, from their URLs or from a local folder of the same shape.
 
     Returns each file with whether it was brought now. A file that cannot be had, or whose checksum is not the published one, does
-    not keep the others from coming. Raises DataError with all of those, each with both checksums.
+    not keep the others from coming. Raises DataError with all of those, each with both checksums, and where there is
+    no such local folder.
     """
+    if local is not None and not local.is_dir():
+        sets = ", ".join(dict.fromkeys(source.group for source in wanted))
+        raise DataError(
+            f"--from: expected a folder with {sets} in it, as a data folder has them, found none at '{local}'; check the path, or "
+            "leave --from out to download"
+        )
     done: list[tuple[Source, bool]] = []
     problems: list[str] = []
     for source in wanted:
@@ -114,13 +121,13 @@ def fetch(wanted: Sequence[Source], folder: Path, local: Path | None = None) -> 
 def _bring(source: Source, folder: Path, local: Path | None) -> str:
     """Put one file into the folder; what is wrong where that is not possible, else empty."""
     path = folder / source.path
+    if local is not None and not (local / source.path).is_file():
+        return f"{source.path}: not in {local}"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Under a name of its own until it is whole and checked: what a kill leaves behind is never taken for the file.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if local is not None:
-            if not (local / source.path).is_file():
-                return f"{source.path}: not in {local}"
             shutil.copyfile(local / source.path, part)
         elif problem := _download(source.url, part):
             return f"{source.path}: {problem}"

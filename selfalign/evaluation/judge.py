@@ -15,6 +15,7 @@ from typing import Any
 
 from selfalign import jsonl
 from selfalign.errors import ConfigError, DataError
+from selfalign.evaluation.intervals import of_share
 from selfalign.evaluation.scores import GENERATE, mean
 from selfalign.identity import short_id
 
@@ -94,6 +95,11 @@ class Review:
     def by_side(self, pair: Sequence[float]) -> tuple[float, float]:
         """Two numbers in the order shown, as (ours, theirs)."""
         return (pair[1], pair[0]) if self.is_swapped else (pair[0], pair[1])
+
+    @property
+    def winner(self) -> str:
+        """`ours`, `theirs` or `tie`; empty without marks."""
+        return {1: "ours", -1: "theirs", 0: "tie"}[_sign(self)] if self.kept else ""
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -211,6 +217,8 @@ class Card:
     win_rate: float | None
     """Share of questions won, a tie counting half; None where `reason` says why not."""
     stderr: float | None
+    interval: tuple[float, float] | None
+    """95 % interval of the share over questions, as of any score."""
     flip_rate: float | None
     """Share of questions whose winner changes with the order, of those that were shown in both; None where none was."""
     tie_rate: float | None
@@ -237,6 +245,7 @@ def card(reviews: Sequence[Review]) -> Card:
     reason = _broken(kept, judged, flips)
     points = [(1 + _verdict(group)) / 2 for group in judged]
     win_rate, stderr = mean(points) if not reason else (None, None)
+    interval = None if win_rate is None else of_share(win_rate, stderr, len(points))
     categories: dict[str, list[list[Review]]] = {}
     for group in judged:
         if category := group[0].metadata.get("category"):
@@ -250,6 +259,7 @@ def card(reviews: Sequence[Review]) -> Card:
         unjudged=len(by_question) - len(judged),
         win_rate=win_rate,
         stderr=stderr,
+        interval=interval,
         flip_rate=_share(flips),
         tie_rate=whole.ties / whole.questions if judged else None,
         longer_wins=_share(_longer_wins(judged)),

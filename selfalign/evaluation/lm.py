@@ -73,9 +73,8 @@ class EngineLM:
                 for result in results
             ]
 
-        # Contexts that are equal, or alike in length, come together: such a batch has the least padding.
-        order = sorted(keyed, key=lambda key: (len(keyed[key][0]), keyed[key]))
-        self._fill(self._scored, order, compute)
+        # What begins alike comes together: an engine computes the question once for all candidates in a chunk.
+        self._fill(self._scored, sorted(keyed, key=lambda key: keyed[key]), compute)
         rows = [self._scored.rows[self._key(*request.args)] for request in requests]
         return [(float(row["logprob"]), row["is_greedy"]) for row in rows]
 

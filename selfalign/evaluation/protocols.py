@@ -61,6 +61,10 @@ class Exam:
     name: str
     metric: str
     """Name of the metric that is the mean of `Outcome.correct`."""
+    chance: str
+    """What `Outcome.chance` is, in words; a score's chance is its mean over items."""
+    note: str
+    """What a score can be compared with, and what not."""
     several: bool
     """True where the item's `statements` (several true) are the candidates, False for its `choices` (one right)."""
     pairs: Callable[[Chat, Item], list[Pair]]
@@ -192,6 +196,9 @@ EXAMS: dict[str, Exam] = {
         Exam(
             "true_false",
             "accuracy",
+            "1/candidates",
+            "the same exam in the same chat layout alone: Sun et al. 2023 rank the first half of the candidates in their script "
+            "(released_half), and MC1 compares the likelihoods of whole answers",
             False,
             lambda chat, item: _true_false_pairs(chat, item.question, item.choices),
             _true_over_false,
@@ -199,15 +206,28 @@ EXAMS: dict[str, Exam] = {
         Exam(
             "released_half",
             "accuracy",
+            "1/candidates of the first half",
+            "the number for TruthfulQA in Sun et al. 2023, as far as that comes from the released script, and nothing else: what "
+            "the script leaves out is always wrong, which lifts chance from 0.22 to 0.41 on the real set",
             False,
             lambda chat, item: _true_false_pairs(chat, item.question, [item.choices[i] for i in _first_half(item)]),
             _true_over_false,
             _first_half,
         ),
-        Exam("mc1", "accuracy", False, lambda chat, item: _answer_pairs(chat, item.question, item.choices), list),
+        Exam(
+            "mc1",
+            "accuracy",
+            "1/candidates",
+            "MC1 of Lin et al. 2021 and of lm-eval, but for the prompt: this run's chat layout, without their six worked questions",
+            False,
+            lambda chat, item: _answer_pairs(chat, item.question, item.choices),
+            list,
+        ),
         Exam(
             "mc2",
             "true_share",
+            "true candidates/candidates",
+            "MC2 of Lin et al. 2021 and of lm-eval (summed log-probabilities, no length normalisation), but for the prompt",
             True,
             lambda chat, item: _answer_pairs(chat, item.question, item.statements),
             list,
@@ -216,13 +236,31 @@ EXAMS: dict[str, Exam] = {
         Exam(
             "ab_swap",
             "accuracy",
+            "1/2",
+            "HHH in Sun et al. 2023 (both orders, mean over all items), but for the wording of exam and chat prompt; not "
+            "BIG-bench's own score, which compares the likelihoods of answers",
             False,
             _ab_swap_pairs,
             lambda values: [values[0] + values[3], values[1] + values[2]],
         ),
-        Exam("ab_renormalised", "right_share", False, _ab_swap_pairs, _mean_shares, is_share=True),
         Exam(
-            "likelihood", "accuracy", False, lambda chat, item: _answer_pairs(chat, item.question, item.choices), list
+            "ab_renormalised",
+            "right_share",
+            "1/2",
+            "no published number: how sure a model is of a choice that is always ab_swap's",
+            False,
+            _ab_swap_pairs,
+            _mean_shares,
+            is_share=True,
+        ),
+        Exam(
+            "likelihood",
+            "accuracy",
+            "1/2",
+            "BIG-bench's own scoring of HHH, but for the prompt; a longer answer is less likely whatever it says",
+            False,
+            lambda chat, item: _answer_pairs(chat, item.question, item.choices),
+            list,
         ),
     )
 }

@@ -1,53 +1,19 @@
-"""From outcomes to scores: the rows of `items.jsonl` in, Scores out, or the reason why there is no number.
-
-Ours: lm-eval gives a model of NaNs or constants a perfect score wherever the right answer comes first, so a number is
-only given where the log-probabilities behind it can be those of a working model.
-"""
+"""From outcomes to scores: the rows of `items.jsonl` in, Scores out, or the reason why there is no number (`checks`)."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from selfalign.evaluation import intervals
+from selfalign.evaluation.checks import Check, check
 from selfalign.evaluation.data import Item
 from selfalign.evaluation.protocols import EXAMS, Outcome
 from selfalign.records import Score
 
-MAX_TIED = 0.5
-"""Above this share of items with no difference at all between candidates, a score says nothing about the model."""
-MIN_FOR_POSITION = 20
-"""Items (> 1) from which choices that stand nearly always at the same shown position are taken for broken: with two candidates
-in random order, a model that answers by content does that once in 2**19 times."""
-MAX_AT_ONE_POSITION = 0.95
-"""Above this share of items with the choice at one and the same shown position, it was chosen by position."""
-
-
 Oracle = Callable[[str, str], Mapping[str, bool]]
 """Question and answer -> principle -> whether the answer shows it, for those that govern the question."""
-
-
-def broken(outcomes: Sequence[Outcome]) -> str:
-    """Why these outcomes say nothing about the model that gave them; empty where they do."""
-    total = len(outcomes)
-    if not total:
-        return "no items"
-    infinite = sum(not outcome.scores for outcome in outcomes)
-    if infinite:
-        return f"{infinite} of {total} items have a log-probability that is NaN or infinite"
-    tied = sum(len(outcome.best) == len(outcome.shown) > 1 for outcome in outcomes)
-    if tied > MAX_TIED * total:
-        return f"all candidates tie on {tied} of {total} items: the log-probabilities are constant"
-    # An item with a single candidate has nothing to choose (released_half has some).
-    positions = Counter(outcome.best for outcome in outcomes if len(outcome.shown) > 1)
-    choices = positions.total()
-    if choices < MIN_FOR_POSITION:
-        return ""
-    where, count = positions.most_common(1)[0]
-    if count > MAX_AT_ONE_POSITION * choices:
-        return f"the choice is at shown position {where[0] + 1} in {count} of {choices} items, whose order is random"
-    return ""
 
 
 def mean(values: Sequence[float]) -> tuple[float, float | None]:
@@ -74,8 +40,12 @@ def score(
         reason = "no items"
     if not reason and not all(math.isfinite(value) for value in values):
         reason = "a per-item value is NaN or infinite"
-    value, stderr = (None, None) if reason else mean(values)
-    return Score(subject, task, protocol, metric, value, stderr, len(values), chance, not reason, reason)
+    if reason:
+        return Score(subject, task, protocol, metric, None, None, len(values), chance, False, reason)
+    value, stderr = mean(values)
+    interval = intervals.of_mean if metric in WITHOUT_BOUNDS else intervals.of_share
+    low, high = interval(value, stderr, len(values)) or (None, None)
+    return Score(subject, task, protocol, metric, value, stderr, len(values), chance, True, "", low, high)
 
 
 def exam_scores(subject: str, task: str, outcomes: Sequence[Outcome]) -> list[Score]:
@@ -85,7 +55,7 @@ def exam_scores(subject: str, task: str, outcomes: Sequence[Outcome]) -> list[Sc
     that gives every candidate the same probability. A protocol that is broken is so in every category.
     """
     exam = EXAMS[outcomes[0].protocol]
-    reason = broken(outcomes)
+    reason = check(outcomes).reason
     groups: dict[str, list[Outcome]] = {exam.metric: list(outcomes)}
     for outcome in outcomes:
         if outcome.category:
@@ -113,6 +83,8 @@ ANSWER_METRICS: Mapping[str, Callable[[str], float]] = {
     "empty_share": lambda answer: float(not answer.strip()),
 }
 """What is measured on a generated answer; the metric is the mean over items."""
+WITHOUT_BOUNDS = ("mean_words",)
+"""Metrics whose items may be larger than 1: all others are shares, and so are the ends of their intervals."""
 
 
 def plain_number(value: float) -> float | str:
@@ -222,6 +194,19 @@ def scores_of(subject: str, rows: Iterable[Mapping[str, Any]]) -> list[Score]:
             if cut:
                 found.append(score(subject, task, protocol, "truncated_share", cut))
     return found
+
+
+def checks_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Check]:
+    """(task, protocol) -> what the validity gate looked at, from the rows of items.jsonl; generated answers and what an oracle
+    says of them have no entry."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["protocol"] in EXAMS:
+            groups.setdefault((row["task"], row["protocol"]), []).append(row)
+    return {
+        key: check([outcome_of(row) for row in group], sum(row.get("truncated_tokens", 0) > 0 for row in group))
+        for key, group in groups.items()
+    }
 
 
 Key = tuple[str, str, str]

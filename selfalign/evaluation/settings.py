@@ -119,5 +119,7 @@ def _data_problems(settings: EvaluationSettings, names: list[str]) -> list[str]:
         try:
             questions.load(known[name], settings.data)
         except DataError as error:
-            found.append(f"evaluation.data: {error}")
+            is_there = all(path.is_file() for path in known[name].paths(settings.data))
+            remedy = "" if is_there else ", or bring the published files with `selfalign data fetch`"
+            found.append(f"evaluation.data: {error}{remedy}")
     return found

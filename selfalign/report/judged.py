@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfalign.evaluation.judge import Card, Tally, card, review_of
+from selfalign.evaluation.judge import Card, Contest, Review, Tally, card, review_of
+from selfalign.report.drawings import DataTable
 from selfalign.report.model import Run
 from selfalign.report.scores import ABSENT, number, with_error
 from selfalign.report.sheet import Sheet
@@ -32,11 +33,62 @@ def sheet(title: str, found: Card) -> Sheet:
     return Sheet(title, " ".join(said(found)), HEAD, tuple(rows))
 
 
+REVIEW_COLUMNS = (
+    *("question_id", "category", "question", "ours", "theirs", "shown_first", "mark_ours", "mark_theirs", "winner"),
+    *("review", "link"),
+)
+
+
+def tables(found: Card, reviews: Sequence[Review], contests: Sequence[Contest], place: str) -> list[DataTable]:
+    """The card and every review as tables for the tracker, a review with its question, both answers and its line in `place`."""
+    table = sheet("", found)
+    asked = {contest.question.id: contest for contest in contests}
+    rows = []
+    for number_, review in enumerate(reviews, start=1):
+        contest = asked[review.question_id]
+        rows.append(
+            (
+                *(review.question_id, contest.question.category, contest.question.text),
+                *(contest.ours.text, contest.theirs.text, "theirs" if review.is_swapped else "ours"),
+                *(review.by_side(review.score) if review.kept else (None, None)),
+                *(review.winner or review.reason, review.text, f"{place}:{number_}"),
+            )
+        )
+    return [DataTable("judge/card", table.head, table.rows), DataTable("judge/reviews", REVIEW_COLUMNS, tuple(rows))]
+
+
+def summary(found: Card) -> dict[str, float | int | str]:
+    """The card as numbers for the tracker: how the judge behaved, and what its reviews come to unless they are refused."""
+    low, high = found.interval or (None, None)
+    values = {
+        "reviews": found.reviews,
+        "without_marks": found.unread,
+        "without_verdict": found.unjudged,
+        "flip_rate": found.flip_rate,
+        "tie_rate": found.tie_rate,
+        "longer_wins": found.longer_wins,
+        "first_wins": found.first_wins,
+        "prompt_tokens": found.prompt_tokens,
+        "new_tokens": found.new_tokens,
+        "invalid": found.reason or None,
+    }
+    if not found.reason:
+        whole = found.whole
+        values |= {"questions": whole.questions, "wins": whole.wins, "ties": whole.ties, "losses": whole.losses}
+        values |= {"win_rate": found.win_rate, "stderr": found.stderr, "low": low, "high": high}
+        values |= {"relative": whole.relative}
+    return {f"judge/{name}": value for name, value in values.items() if value is not None}
+
+
 def said(found: Card) -> list[str]:
     """What the reviews come to and how the judge behaved, in sentences."""
     texts = [f"Invalid: {found.reason}." if found.reason else ""]
     if found.win_rate is not None:
-        texts.append(f"Won {with_error(found.win_rate, found.stderr)} of the questions, a tie counting half.")
+        low, high = found.interval or (found.win_rate, found.win_rate)
+        share = f"{with_error(found.win_rate, found.stderr)} [{number(low)}, {number(high)}]"
+        texts.append(
+            f"Won {share} of the questions, a tie counting half; its standard error and 95 % interval are over questions."
+        )
     texts.append(
         f"{found.reviews:,} reviews, {found.unread:,} of them without marks; {found.unjudged:,} questions without verdict."
     )

@@ -152,14 +152,22 @@ def subjects(runs: Sequence[Run]) -> list[str]:
     return [name for name in SUBJECTS if name in present] + [name for name in present if name not in SUBJECTS]
 
 
+def interval(score: Score) -> str:
+    """` [0.702, 0.757]`, the 95 % interval over items; empty where a score has none."""
+    if score.low is None or score.high is None or score.value is None:
+        return ""
+    digits = _digits(score.value)
+    return f" [{number(score.low, digits=digits)}, {number(score.high, digits=digits)}]"
+
+
 def cell(line: Line, subject: str) -> str:
-    """What stands in a subject's column: value and standard error, `invalid: <reason>`, or a dash."""
+    """What stands in a subject's column: value, standard error and 95 % interval, `invalid: <reason>`, or a dash."""
     score = line.scores.get(subject)
     if score is None:
         return ABSENT
     if not is_number(score) or score.value is None:
         return invalid(score)
-    text = with_error(score.value, score.stderr)
+    text = with_error(score.value, score.stderr) + interval(score)
     return text if line.n is not None else f"{text} (n={score.n})"
 
 

@@ -11,6 +11,7 @@ from selfalign.evaluation.scores import GENERATE
 from selfalign.report.ablation import ALPHA, Contrast, Family, compared_keys, family, side_by_side, values
 from selfalign.report.arms import Arm, arms
 from selfalign.report.model import Run
+from selfalign.report.truncation import adherence
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,15 @@ class Tax:
         return stats.ratio(one.difference.value, one.stderr, hundreds, error, confidence=1 - ALPHA)
 
 
+def tax_arms(runs: Sequence[Run]) -> list[Arm]:
+    """The arms whose runs are compared with themselves; a single one has nothing to be told apart from."""
+    found, _ = arms(runs)
+    return [Arm("all runs", found[0].runs)] if len(found) == 1 else found
+
+
 def verbose_tax(runs: Sequence[Run]) -> Tax | None:
     """Cloned minus engraved in the same runs, arm by arm; None where no arm has both scored on stored items."""
-    found_arms, _ = arms(runs)
-    if len(found_arms) == 1:
-        found_arms = [Arm("all runs", found_arms[0].runs)]
+    found_arms = tax_arms(runs)
     families = []
     for key in dict.fromkeys(key for key, _ in compared_keys(found_arms)):
         found = [
@@ -68,6 +73,9 @@ def verbose_tax(runs: Sequence[Run]) -> Tax | None:
             for arm in found_arms
         ]
         families.append(family(key, "cloned", found))
+    # Where an oracle can read the answers, whether they do what they should is a score like the others.
+    if (governed := adherence(found_arms)).contrasts:
+        families.append(governed)
     lengths = {arm.label: known for arm in found_arms if (known := _lengths(list(arm.runs.values()))) is not None}
     return Tax(tuple(families), lengths) if any(one.contrasts for one in families) else None
 

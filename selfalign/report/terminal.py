@@ -10,6 +10,7 @@ from selfalign.report import ablation, ablation_view, gap
 from selfalign.report.adherence import assessed
 from selfalign.report.judged import judged
 from selfalign.report.model import Run
+from selfalign.report.outcomes import PROTOCOLS, protocols
 from selfalign.report.published import published
 from selfalign.report.scores import grid
 from selfalign.report.sheet import Sheet
@@ -30,7 +31,9 @@ NODE_COLUMNS = ("node", "stage", "status", "in", "kept", "dropped", "seconds", "
 def score_table(runs: Sequence[Run]) -> Table:
     """The scores of one run or several as a rich table; texts in it are never read as markup."""
     head, rows = grid(runs)
-    return _table("Scores", head, rows, numeric_from=head.index(_NUMERIC_FROM))
+    # Intervals below their values: four models side by side are wide enough.
+    broken = [[value.replace(" [", "\n[") for value in row] for row in rows]
+    return _table("Scores", head, broken, numeric_from=head.index(_NUMERIC_FROM))
 
 
 def node_table(run: Run) -> Table:
@@ -91,7 +94,7 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
 
 
 def _sheets(runs: Sequence[Run]) -> list[Sheet]:
-    return [*gap.sheets(runs), *judged(runs), *assessed(runs), *published(runs)]
+    return [*protocols(runs), *gap.sheets(runs), *judged(runs), *assessed(runs), *published(runs)]
 
 
 def sheet_text(sheet: Sheet) -> str:
@@ -136,7 +139,9 @@ def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool
     if any(run.scores for run in runs):
         console.print(score_table(runs))
     for sheet in _sheets(runs):
-        console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=1))
+        # What the protocols are is words, the others are numbers.
+        numeric_from = len(sheet.head) if sheet.title == PROTOCOLS else 1
+        console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=numeric_from))
         console.print(Text(sheet.about, style="dim"))
     found = ablation.compare(runs, control)
     if found:

@@ -42,7 +42,7 @@ class Judge:
     seed: int = 0
     """Seeds the reviews."""
 
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     GENERATES: ClassVar[bool] = True
@@ -124,9 +124,10 @@ class Judge:
         card = judge.card(reviews)
         dropped = {judge.NO_MARKS: card.unread} if card.unread else {}
         metrics: dict[str, float | int | str | None] = {
-            "wins": card.whole.wins,
-            "ties": card.whole.ties,
-            "losses": card.whole.losses,
+            # Of a judge that is refused, nothing is counted as won.
+            "wins": None if card.reason else card.whole.wins,
+            "ties": None if card.reason else card.whole.ties,
+            "losses": None if card.reason else card.whole.losses,
             "win_rate": card.win_rate,
             "flip_rate": card.flip_rate,
             "longer_wins": card.longer_wins,

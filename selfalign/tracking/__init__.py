@@ -3,7 +3,7 @@
 A run's own files are the truth; W&B is a mirror of them. Nothing here changes a result.
 """
 
-from selfalign.tracking.offline import Synced, sync
+from selfalign.tracking.offline import Synced, is_logged, sync
 from selfalign.tracking.scrub import REMOVED, scrub, scrub_arguments
 from selfalign.tracking.settings import Mode, TrackingSettings, problems
 from selfalign.tracking.trackers import NoTracker, Tracker, WandbTracker, open_tracker
@@ -16,6 +16,7 @@ __all__ = [
     "Tracker",
     "TrackingSettings",
     "WandbTracker",
+    "is_logged",
     "open_tracker",
     "problems",
     "scrub",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from selfalign.errors import DataError, MissingDependencyError, SelfAlignError
 from selfalign.tracking.settings import INSTALL, base_url, has_credentials, is_installed
+from selfalign.tracking.trackers import wandb_id
 
 WANDB_SYNC = (sys.executable, "-m", "wandb", "sync")
 
@@ -43,6 +44,11 @@ def offline_runs(run_folder: Path) -> list[Path]:
         raise DataError(f"{run_folder}: expected a run folder, found none; check the path")
     found = [path.parent for path in run_folder.glob("**/offline-run-*/*.wandb") if not path.parent.is_symlink()]
     return sorted(set(found), key=lambda path: path.name)
+
+
+def is_logged(run_folder: Path, run_id: str) -> bool:
+    """Whether there is an offline run of this id below a run folder already: a second one would be pushed beside it."""
+    return run_folder.is_dir() and any(path.name.endswith(f"-{wandb_id(run_id)}") for path in offline_runs(run_folder))
 
 
 def is_synced(offline_run: Path) -> bool:

@@ -241,7 +241,8 @@ def open_tracker(
                 name=scrub(name),
                 id=wandb_id(run_id),
                 config=scrub(dict(config)),
-                dir=str(folder),
+                # Resolved here: wandb's own process may have been started in another folder.
+                dir=str(folder.resolve()),
                 mode=settings.mode.value,
                 # Offline, `resume` has no effect; online, a repeated run goes on under its id instead of failing.
                 resume="allow",

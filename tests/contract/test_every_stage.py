@@ -69,6 +69,7 @@ def test_all_stages_are_found() -> None:
         "merge",
         "self_align",
         "self_critique",
+        "given_answers",
         "engrave",
         "verbose_clone",
         "evaluate",
@@ -129,7 +130,7 @@ def test_another_model_renames_the_results_of_every_stage_that_uses_it() -> None
     other = Context(engine=ScriptedSettings(ScriptedEngine(respond, identity_name="other")))
     for name, kind in STAGES.items():
         same = digest(small(kind).identity(CONTEXT)) == digest(small(kind).identity(other))
-        assert same == (name in ("contamination", "merge", "parity", "pretrain")), name
+        assert same == (name in ("contamination", "given_answers", "merge", "parity", "pretrain")), name
 
 
 # ---------------------------------------------------------------------------------------- crash, resume, reproducibility

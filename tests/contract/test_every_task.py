@@ -12,6 +12,7 @@ import pytest
 
 from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult
 from selfalign.evaluation.catalogue import TaskFile, catalogue, tasks_folder
+from selfalign.evaluation.checks import LETTERS
 from selfalign.evaluation.data import READERS, Item, load
 from selfalign.evaluation.harness import evaluate
 from selfalign.evaluation.protocols import EXAMS, Exam, Outcome, Pair, default_chat
@@ -174,33 +175,77 @@ def test_a_broken_model_gets_no_number_under_any_protocol(name, protocol, kind, 
     assert all(not score.valid and score.value is None for score in exam_scores("base", name, found))
 
 
-@pytest.mark.parametrize("shown", ["first", "last"])
+def by_position(protocol: str, at: int, count: int) -> list[float]:
+    """A model that likes the candidate at one shown position, 0 or -1, whatever it says; of two letters, that letter."""
+    if protocol in LETTERS:
+        return [-1.0, -5.0] * 2 if at == 0 else [-5.0, -1.0] * 2
+    if protocol in ("true_false", "released_half"):
+        liked = 0 if at == 0 else count // 2 - 1
+        return [value for i in range(count // 2) for value in ((-1.0, -5.0) if i == liked else (-5.0, -1.0))]
+    liked = range(count)[at]
+    return [-1.0 if i == liked else -5.0 for i in range(count)]
+
+
+@pytest.mark.parametrize("at", [0, -1], ids=["first", "last"])
 @pytest.mark.parametrize(("name", "protocol"), EXAMINED)
-def test_a_model_that_goes_by_position_gets_no_number_or_chance(name, protocol, shown, forty):
-    at = 0 if shown == "first" else -1
-
-    def position(item: Item, count: int) -> list[float]:
-        values = [-5.0] * count
-        values[at] = -1.0
-        return values
-
-    for score in exam_scores("base", name, outcomes(forty[name], protocol, position)):
+def test_a_model_that_goes_by_position_gets_no_number_or_chance(name, protocol, at, forty):
+    found = outcomes(forty[name], protocol, lambda item, count: by_position(protocol, at, count))
+    for outcome in found:
+        expected = range(len(outcome.shown)) if protocol in LETTERS else [range(len(outcome.shown))[at]]
+        assert outcome.best == tuple(expected)
+    for score in exam_scores("base", name, found):
         if score.valid:
             assert score.value is not None and score.stderr is not None and score.chance is not None
             assert abs(score.value - score.chance) < 3 * max(score.stderr, 1e-12) or score.value == score.chance
 
 
+SEEDS = 1000
+FAR = 25
+"""Of a thousand models of noise, those that may be further from chance than three of their own standard errors: with 40 items these
+are known to a tenth only, and about five are expected."""
+
+
+def off_chance(exam: Exam, items: Sequence[Item], noise: Callable[[random.Random, Item, int], list[float]]) -> str:
+    """What is wrong with the scores of a thousand models of noise, in words; empty where they are at chance."""
+    counts = [len(exam.pairs(default_chat(), item)) for item in items]
+    misses, far = [], 0
+    for seed in range(SEEDS):
+        draw = random.Random(f"{exam.name}{seed}")
+        found = [exam.outcome(item, noise(draw, item, count)) for item, count in zip(items, counts, strict=True)]
+        score = exam_scores("base", "t", found)[0]
+        if score.value is None or score.stderr is None or score.chance is None:
+            return f"model {seed} is refused: {score.reason}"
+        misses.append(score.value - score.chance)
+        far += abs(misses[-1]) > 3 * score.stderr
+    average, stderr = mean(misses)
+    assert stderr is not None and len(misses) == SEEDS
+    if abs(average) > 3 * stderr:
+        return f"on average {average:+.4f} off chance, standard error {stderr:.4f}"
+    return f"{far} of {SEEDS} models further off than three standard errors" if far > FAR else ""
+
+
+def pure_noise(draw: random.Random, item: Item, count: int) -> list[float]:
+    return [draw.uniform(-9.0, -0.1) for _ in range(count)]
+
+
 @pytest.mark.parametrize(("name", "protocol"), EXAMINED)
 def test_a_thousand_models_of_noise_score_at_chance_within_three_standard_errors(name, protocol, forty):
-    draw = random.Random(f"{name}{protocol}")
-    exam, items = EXAMS[protocol], forty[name]
-    counts = [len(exam.pairs(default_chat(), item)) for item in items]
-    means = []
-    for _ in range(1000):
-        found = [
-            exam.outcome(item, [draw.uniform(-9.0, -0.1) for _ in range(count)])
-            for item, count in zip(items, counts, strict=True)
-        ]
-        means.append(mean([outcome.correct - outcome.chance for outcome in found])[0])
-    difference, stderr = mean(means)
-    assert stderr is not None and abs(difference) < 3 * stderr
+    assert off_chance(EXAMS[protocol], forty[name], pure_noise) == ""
+
+
+@pytest.mark.parametrize(("name", "protocol"), EXAMINED)
+def test_noise_that_leans_towards_the_right_answer_is_noticed(name, protocol, forty):
+    exam = EXAMS[protocol]
+
+    def leaning(draw: random.Random, item: Item, count: int) -> list[float]:
+        values = pure_noise(draw, item, count)
+        pairs = exam.pairs(default_chat(), item)
+        return [value + 0.3 * is_good(exam, item, pair) for value, pair in zip(values, pairs, strict=True)]
+
+    assert "off chance" in off_chance(exam, forty[name], leaning)
+
+
+def test_ranking_half_of_the_candidates_against_the_chance_of_all_is_noticed(forty, monkeypatch):
+    # What lm-eval's users and the released script's readers would compare.
+    monkeypatch.setattr(Outcome, "chance", property(lambda self: 1 / 3))
+    assert "off chance" in off_chance(EXAMS["released_half"], forty["truthfulqa_mc"], pure_noise)

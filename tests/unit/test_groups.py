@@ -266,7 +266,12 @@ def test_every_choice_composes() -> None:
     assert seen >= 20
 
 
-GIVEN = {"model.path": "model: model.path", "merge.file": "stages: self_align", "evaluation.data": "evaluation: "}
+GIVEN = {
+    "model.path": "model: model.path",
+    "merge.file": "stages: self_align",
+    "evaluation.data": "evaluation: ",
+    "given_answers.file": "given_answers.file",
+}
 """What an experiment may leave to its user -> how the problem begins where it is not given."""
 
 
@@ -277,7 +282,12 @@ def test_every_experiment_is_sound_but_for_what_its_run_line_leaves_to_the_user(
     (tmp_path / "model").mkdir()
     write_tiny_random(tmp_path / "model", context_length=32768)
     (tmp_path / "prompts.jsonl").write_text('{"instruction": "Name a bird."}\n')
+    # Rows that both formats would take.
+    (tmp_path / "answers.jsonl").write_text(
+        '{"instruction": "Name a bird.", "output": "An owl.", "response": "An owl."}\n'
+    )
     here = {"model.path": tmp_path / "model", "merge.file": tmp_path / "prompts.jsonl", "evaluation.data": "calf"}
+    here["given_answers.file"] = tmp_path / "answers.jsonl"
     seen = 0
     for path in sorted((resources.shipped_root() / "experiments").glob("*.yaml")):
         line = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# Run: "))

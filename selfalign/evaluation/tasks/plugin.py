@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from lm_eval.api.instance import Instance
@@ -26,6 +26,18 @@ from selfalign.evaluation.protocols import EXAMS, Chat, default_chat
 from selfalign.evaluation.scores import ANSWER_METRICS, GENERATE, answer_row, outcome_row, scores_of
 
 Row = dict[str, Any]
+STDERR = "_stderr"
+"""End of the metric that lm-eval prints as the standard error of the one before it: of aggregations that it does not know, it has
+none of its own."""
+
+
+class Number(NamedTuple):
+    """A number of a Score."""
+
+    protocol: str
+    metric: str
+    part: str
+    """`value`, `stderr` or `chance`."""
 
 
 def load(**metadata: Any) -> dict[str, datasets.Dataset]:
@@ -107,43 +119,55 @@ class _Task(ConfigurableTask):
         """What the model is asked about one item."""
         raise NotImplementedError
 
-    def metrics(self) -> dict[str, tuple[str, str]]:
-        """Metric as lm-eval shows it -> protocol and metric of the Score that it is."""
+    def metrics(self) -> dict[str, Number]:
+        """Metric as lm-eval shows it -> the number that it is."""
         raise NotImplementedError
 
     def aggregation(self) -> dict[str, Callable[[list[Row]], float]]:
-        """Rows of all items -> the number, by metric; NaN where the protocol is not valid."""
+        """Rows of all items -> the number, by metric; NaN where the protocol is not valid, or where there is none."""
 
-        def of(protocol: str, metric: str) -> Callable[[list[Row]], float]:
+        def of(wanted: Number) -> Callable[[list[Row]], float]:
             def value(rows: list[Row]) -> float:
                 for one in scores_of("", rows):
-                    if (one.protocol, one.metric) == (protocol, metric) and one.value is not None:
-                        return one.value
+                    if (one.protocol, one.metric) == (wanted.protocol, wanted.metric):
+                        found = getattr(one, wanted.part)
+                        return math.nan if found is None else found
                 return math.nan
 
             return value
 
-        return {name: of(*which) for name, which in self.metrics().items()}
+        return {name: of(wanted) for name, wanted in self.metrics().items()}
 
     def higher_is_better(self) -> dict[str, bool]:
-        """True for accuracies and shares of probability."""
-        return {name: metric not in ANSWER_METRICS for name, (_, metric) in self.metrics().items()}
+        """True for accuracies and shares of probability; what stands beside a score is neither better nor worse."""
+        return {name: one.metric not in ANSWER_METRICS for name, one in self.metrics().items() if one.part == "value"}
 
 
 class Exam(_Task):
     """Items with candidates, scored by the protocols that the YAML file names."""
 
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        # In lm-eval's results, under `configs`.
+        self.config.metadata["comparability"] = {  # type: ignore[index]
+            name: {"chance": EXAMS[name].chance, "can_be_compared_with": EXAMS[name].note}
+            for name in self.config.metadata["protocols"]  # type: ignore[index]
+        }
+
     def arguments(self, chat: Chat, item: Item) -> list[tuple[str, str]]:
         """The pairs of all protocols, one after the other."""
         return [pair for name in self.config.metadata["protocols"] for pair in EXAMS[name].pairs(chat, item)]  # type: ignore[index]
 
-    def metrics(self) -> dict[str, tuple[str, str]]:
-        """One metric for each protocol, and one for each of its categories."""
-        return {
-            "_".join((name, EXAMS[name].metric, *end)): (name, "_".join((EXAMS[name].metric, *end)))
-            for name in self.config.metadata["protocols"]  # type: ignore[index]
-            for end in [(), *((category,) for category in self.categories)]
-        }
+    def metrics(self) -> dict[str, Number]:
+        """One metric for each protocol and each of its categories, with their standard errors, and the protocol's chance."""
+        found: dict[str, Number] = {}
+        for name in self.config.metadata["protocols"]:  # type: ignore[index]
+            for end in [(), *((category,) for category in self.categories)]:
+                metric = "_".join((EXAMS[name].metric, *end))
+                found[f"{name}_{metric}"] = Number(name, metric, "value")
+                found[f"{name}_{metric}{STDERR}"] = Number(name, metric, "stderr")
+            found[f"{name}_chance"] = Number(name, EXAMS[name].metric, "chance")
+        return found
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Row]:
         """The row of each protocol, under each of its metrics."""
@@ -155,7 +179,7 @@ class Exam(_Task):
             end = start + len(EXAMS[name].pairs(layout, item))
             rows[name] = outcome_row(str(self.config.task), EXAMS[name].outcome(item, logprobs[start:end]))
             start = end
-        return {metric: rows[name] for metric, (name, _) in self.metrics().items()}
+        return {metric: rows[one.protocol] for metric, one in self.metrics().items()}
 
 
 class Answers(_Task):
@@ -166,9 +190,10 @@ class Answers(_Task):
         options = copy.deepcopy(self.config.generation_kwargs or {})
         return [(chat.wrap(item.question), options)]
 
-    def metrics(self) -> dict[str, tuple[str, str]]:
-        """What is measured on answers."""
-        return {metric: (GENERATE, metric) for metric in ANSWER_METRICS}
+    def metrics(self) -> dict[str, Number]:
+        """What is measured on answers, each with its standard error."""
+        parts = (("", "value"), (STDERR, "stderr"))
+        return {f"{metric}{end}": Number(GENERATE, metric, part) for metric in ANSWER_METRICS for end, part in parts}
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Row]:
         """The row of the answer, under each metric."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from selfalign import jsonl
 from selfalign.engines.base import Engine
+from selfalign.evaluation.catalogue import available_tasks
 from selfalign.evaluation.harness import evaluate
 from selfalign.evaluation.protocols import Chat
 from selfalign.evaluation.settings import EvaluationSettings
@@ -143,8 +145,7 @@ def test_mc1_and_mc2_are_those_of_lm_evals_own_tasks(engine, model_folder, real_
     def choices(labels: dict[str, int]) -> dict[str, list[Any]]:
         return {"choices": list(labels), "labels": list(labels.values())}
 
-    # Behind lm-eval's six worked examples each pair takes long; what is computed is the same for every item.
-    rows = json.loads((real_data / "truthfulqa" / "mc_task.json").read_text())[::8]
+    rows = json.loads((real_data / "truthfulqa" / "mc_task.json").read_text())
     data = tmp_path / "data" / "truthfulqa" / "mc_task.json"
     data.parent.mkdir(parents=True)
     data.write_text(json.dumps(rows))
@@ -176,6 +177,17 @@ def test_mc1_and_mc2_are_those_of_lm_evals_own_tasks(engine, model_folder, real_
     assert ours["true_share"] == pytest.approx(theirs["results"]["local_mc2"]["acc,none"], abs=1e-6)
     items = [row for row in jsonl.read(tmp_path / "ours" / "items.jsonl") if row["protocol"] == "mc2"]
     samples = {sample["doc"]["question"]: sample["acc"] for sample in theirs["samples"]["local_mc2"]}
-    assert len(items) == len(rows) > 100
+    assert len(items) == len(rows) == 817
     for row in items:
         assert row["correct"] == pytest.approx(samples[row["question"]], abs=1e-4)
+
+
+def test_the_whole_real_suite_runs_with_the_network_blocked(engine, real_data, tmp_path):
+    with pytest.raises(RuntimeError, match="tried to reach"):
+        socket.create_connection(("192.0.2.1", 443), timeout=1)
+    settings = EvaluationSettings(tasks=available_tasks(), data=str(real_data), max_new_tokens=4)
+    scores = evaluate(engine, settings, Chat(wrap), tmp_path, subject="base")
+    counts = {one.task: one.n for one in scores if one.metric in ("accuracy", "mean_words")}
+    assert counts == {"truthfulqa_mc": 817, "hhh_alignment": 221, "truthfulqa_gen": 817, "vicuna_questions": 80}
+    assert all(one.valid for one in scores if one.protocol in ("generate", "mc1", "mc2"))
+    assert len(jsonl.read(tmp_path / "items.jsonl")) == 3 * 817 + 221 + 817 + 80

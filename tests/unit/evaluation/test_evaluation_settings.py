@@ -45,6 +45,7 @@ def test_a_missing_folder_a_missing_file_and_a_bad_line_are_named(data_folder, t
     (folder / "vicuna" / "question.jsonl").write_text('{"text": "Q?", "category": "c"}\n{"text": \n')
     text = found(data=str(folder))
     assert "hhh_alignment/other/task.json: expected a JSON file, found nothing there" in text
+    assert text.count("`selfalign data fetch`") == 1
     assert "question.jsonl:2:" in text
     assert "mc_task.json" not in text
 

@@ -119,6 +119,10 @@ def test_a_local_copy_stands_in_for_the_network_and_is_checked_alike(site, wante
         fetch.fetch(wanted, tmp_path / "other", tmp_path / "copy")
     assert hashlib.sha256(b"spoilt\n").hexdigest() in str(caught.value) and "not in" in str(caught.value)
     assert files(tmp_path / "other") == []
+    with pytest.raises(DataError, match=f"found none at '{tmp_path}/no'; check the path"):
+        fetch.fetch(wanted, tmp_path / "third", tmp_path / "no")
+    # A data folder that is there would count as the place of the data.
+    assert not (tmp_path / "third").exists()
 
 
 def test_examples_are_the_same_in_any_layout_and_others_with_any_word_changed(tmp_path):

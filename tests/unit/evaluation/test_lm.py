@@ -31,6 +31,21 @@ def test_results_come_in_the_order_of_the_requests_and_equal_requests_are_comput
     assert engine.calls == len({request.args for request in asked})
 
 
+def test_candidates_of_one_question_are_asked_together_whatever_their_lengths(make, tmp_path):
+    engine, together = make.engine(make.random_logprob(0)), []
+
+    def score(asked):
+        together.append({request.context.split("|")[0] for request in asked})
+        return make.engine.score(engine, asked)
+
+    engine.score = score
+    asked = [Request(f"question {n:03}|{'word ' * length}", " yes") for length in (1, 40, 7, 90) for n in range(300)]
+    EngineLM(engine, tmp_path).loglikelihood(asked)
+    times = [sum(f"question {n:03}" in part for part in together) for n in range(300)]
+    # All but those on the border of two chunks.
+    assert len(together) == -(-1200 // CHUNK) and sum(count > 1 for count in times) < len(together)
+
+
 def test_nan_and_infinity_survive_the_file(make, tmp_path):
     values = {" a": math.nan, " b": -math.inf, " c": -1.5}
     asked = [Request("context", word) for word in values]

@@ -12,7 +12,9 @@ import pytest
 
 from selfalign.errors import ConfigError, DataError
 from selfalign.evaluation.catalogue import catalogue, tasks_folder
+from selfalign.evaluation.harness import evaluate as harness
 from selfalign.evaluation.protocols import EXAMS, default_chat
+from selfalign.evaluation.settings import EvaluationSettings
 
 
 def load_task(name: str, **metadata):
@@ -65,8 +67,36 @@ def test_plain_results_are_those_of_the_harness_and_broken_models_get_nan(make, 
     broken = run_plain(Model(make.broken["NaN"]), "truthfulqa_mc", data=str(data_folder))
     numbers = [broken[f"{metric},none"] for metric in ("true_false_accuracy", "mc1_accuracy", "mc2_true_share")]
     assert all(number != number for number in numbers)
+    assert broken["mc1_accuracy_stderr,none"] != broken["mc1_accuracy_stderr,none"]
     words = run_plain(Model(None), "vicuna_questions", data=str(data_folder))
     assert (words["mean_words,none"], words["empty_share,none"]) == (2.0, 0.0)
+
+
+@pytest.mark.parametrize("name", [name for name, task in catalogue().items() if task.protocols])
+def test_plain_results_state_chance_standard_error_and_what_they_can_be_compared_with(
+    make, name, data_folder, tmp_path
+):
+    from lm_eval.evaluator import evaluate
+    from lm_eval.utils import make_table
+
+    task = catalogue()[name]
+    protocols = [*task.protocols, *task.further]
+    loaded = load_task(name, data=str(data_folder), protocols=protocols)
+    found = evaluate(lm=Model(make.random_logprob(4)), task_dict={"tasks": {name: loaded}}, log_samples=True)
+    settings = EvaluationSettings(tasks=[name], data=str(data_folder), protocols=protocols)
+    ours = harness(make.engine(make.random_logprob(4)), settings, default_chat(), tmp_path, subject="base")
+    plain, table = found["results"][name], make_table(found)
+    for score in ours:
+        if score.metric == "truncated_share":
+            continue
+        metric = f"{score.protocol}_{score.metric}"
+        assert plain[f"{metric},none"] == score.value and plain[f"{metric}_stderr,none"] == score.stderr
+        assert f"|{score.value:.4f}|±" in table.replace(" ", "") and f"±|{score.stderr:.4f}|" in table.replace(" ", "")
+    for protocol in protocols:
+        of = next(score for score in ours if score.protocol == protocol)
+        assert plain[f"{protocol}_chance,none"] == of.chance
+        said = found["configs"][name]["metadata"]["comparability"][protocol]
+        assert said == {"chance": EXAMS[protocol].chance, "can_be_compared_with": EXAMS[protocol].note}
 
 
 def test_the_default_layout_is_the_standard_chat_and_a_chat_template_takes_its_place(data_folder, items):

@@ -8,11 +8,11 @@ import pytest
 
 from selfalign import jsonl
 from selfalign.evaluation.catalogue import catalogue
+from selfalign.evaluation.checks import LETTERS, MIN_FOR_POSITION, check
 from selfalign.evaluation.protocols import EXAMS, default_chat
 from selfalign.evaluation.scores import (
-    MIN_FOR_POSITION,
     answer_row,
-    broken,
+    checks_of,
     exam_scores,
     mean,
     outcome_of,
@@ -48,14 +48,14 @@ def test_a_model_that_answers_everything_with_one_number_gets_none(items, protoc
 def test_a_single_nan_among_all_items_is_enough(items, make, protocol):
     found = outcomes(items, protocol, lambda item: make.right_logprobs(protocol, item))
     found[7] = replace(found[7], logprobs=(math.nan, *found[7].logprobs[1:]))
-    assert broken(found) == f"1 of {len(found)} items have a log-probability that is NaN or infinite"
+    assert check(found).reason == f"1 of {len(found)} items have a log-probability that is NaN or infinite"
 
 
 def test_a_model_that_always_takes_the_first_choice_shown_gets_no_number(items):
     found = outcomes(items, "mc1", lambda item: [-1.0] + [-4.0] * (len(item.choices) - 1))
-    assert "shown position 1 in 40 of 40 items" in broken(found)
+    assert "shown position 1 in 40 of 40 items" in check(found).reason
     few = found[: MIN_FOR_POSITION - 1]
-    assert broken(few) == ""
+    assert check(few).reason == ""
     (score,) = exam_scores("base", "t", few)
     assert score.value is not None and score.stderr is not None and score.chance is not None
     assert abs(score.value - score.chance) < 3 * score.stderr
@@ -64,8 +64,37 @@ def test_a_model_that_always_takes_the_first_choice_shown_gets_no_number(items):
 def test_ties_on_half_of_the_items_are_accepted_and_on_more_are_not(items, make):
     found = outcomes(items, "mc1", lambda item: make.right_logprobs("mc1", item))
     tied = [replace(one, logprobs=(-1.0,) * len(one.logprobs)) for one in found]
-    assert broken(tied[:20] + found[20:]) == ""
-    assert "all candidates tie on 21 of 40 items" in broken(tied[:21] + found[21:])
+    assert check(tied[:20] + found[20:]).reason == ""
+    assert "all candidates tie on 21 of 40 items" in check(tied[:21] + found[21:]).reason
+
+
+@pytest.mark.parametrize("protocol", LETTERS)
+def test_a_liking_for_a_letter_is_counted_and_refused_only_where_nothing_else_is_there(items, make, protocol):
+    # Each letter is asked for in both orders: content moves the preference, and the letter's part cancels out.
+    def fond_of_a(item, sure: float) -> list[float]:
+        moved = sure if item.right == 0 else -sure
+        return [-1.0 + moved, -9.0, -1.0 - moved, -9.0]
+
+    knowing = check(outcomes(items, protocol, lambda item: fond_of_a(item, 0.5)))
+    assert (knowing.same_letter, knowing.tied, knowing.reason) == (40, 0, "")
+    empty = check(outcomes(items, protocol, lambda item: fond_of_a(item, 0.0)))
+    assert empty.same_letter == 40 and "all candidates tie on 40 of 40" in empty.reason
+    right = check(outcomes(items, protocol, lambda item: make.right_logprobs(protocol, item)))
+    assert right.same_letter == 0
+    assert check(outcomes(items, "mc1", lambda item: make.right_logprobs("mc1", item))).same_letter is None
+
+
+def test_what_the_gate_saw_is_derived_from_the_rows_alone(items, make):
+    found = outcomes(items, "mc1", lambda item: make.right_logprobs("mc1", item))
+    found[3] = replace(found[3], logprobs=(-math.inf, *found[3].logprobs[1:]))
+    rows = [outcome_row("t", one) | {"truncated_tokens": int(n < 5)} for n, one in enumerate(found)]
+    answer = answer_row("t", items["vicuna_questions"][0], "Yes.")
+    seen = checks_of(json.loads(jsonl.dumps(row)) for row in [*rows, answer])
+    assert list(seen) == [("t", "mc1")]
+    one = seen["t", "mc1"]
+    assert (one.items, one.infinite, one.truncated, one.choices) == (40, 1, 5, 40)
+    assert 0 < one.at_position < 40 and one.reason.startswith("1 of 40 items")
+    assert check([]).reason == "no items"
 
 
 def test_the_overall_score_is_the_mean_over_items_and_categories_follow(items, make):

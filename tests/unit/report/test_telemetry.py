@@ -264,7 +264,7 @@ def test_a_run_without_artifacts_is_tracked_without_an_error(run_folder: Path):
     shutil.rmtree(run_folder / "stages")
     noted = Noted()
     track(run_folder, noted)  # type: ignore[arg-type]
-    assert list(noted.tables) == ["data/funnel"] and not noted.figures
+    assert list(noted.tables) == ["data/funnel", "protocols"] and not noted.figures
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
