@@ -163,7 +163,7 @@ def run_id(experiment: Experiment) -> str:
 
 def context(experiment: Experiment, *, quiet: bool = False) -> Context:
     """What the stages of this experiment share; loads nothing yet."""
-    shown = {} if quiet else {"progress": progress.shown}
+    shown = {} if quiet else {"progress": progress.shown, "say": progress.say}
     return Context(
         engine=experiment.engine,
         trainer=experiment.trainer,

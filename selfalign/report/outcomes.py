@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfalign.evaluation.protocols import EXAMS
-from selfalign.evaluation.scores import GENERATE, checks_of
+from selfalign.evaluation.scores import GENERATE, ORACLE, checks_of
 from selfalign.report.drawings import DataTable
 from selfalign.report.model import Node, Run
 from selfalign.report.scores import ABSENT, lines, number
@@ -20,6 +20,7 @@ CHECKS_HEAD = (
 )
 EXAM_COLUMNS = ("item", "category", "question", "right", "choice", "correct", "chance", "logprobs", "link")
 ANSWER_COLUMNS = ("item", "category", "question", "answer", "finish", "new_tokens", "link")
+MARK_COLUMNS = ("item", "category", "question", "answer", "marks", "link")
 
 
 def protocols(runs: Sequence[Run]) -> list[Sheet]:
@@ -68,7 +69,8 @@ def tables(run: Run) -> list[DataTable]:
     found: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {}
     for subject, node in _evaluations(run):
         for number_, row in enumerate(node.rows(ITEMS), start=1):
-            columns = ANSWER_COLUMNS if row["protocol"] == GENERATE else EXAM_COLUMNS
+            own = {GENERATE: ANSWER_COLUMNS, ORACLE: MARK_COLUMNS}
+            columns = own.get(row["protocol"], EXAM_COLUMNS)
             link = f"stages/{node.name}/{ITEMS}:{number_}"
             name = f"items/{subject}/{row['task']}/{row['protocol']}"
             found.setdefault(name, (columns, []))[1].append(tuple(_cells(row, link)[column] for column in columns))
@@ -88,6 +90,7 @@ def _cells(row: Mapping[str, Any], link: str) -> dict[str, Any]:
         "right": right,
         "choice": choice,
         "logprobs": logprobs,
+        "marks": ", ".join(f"{name}: {'shown' if mark else 'missing'}" for name, mark in row.get("marks", {}).items()),
         "link": link,
     }
 

@@ -98,14 +98,15 @@ def _sample(row: Mapping[str, Any], critique: Mapping[str, Any]) -> Sample:
 
 
 def loss_curves(node: Node) -> list[Curve]:
-    """Every loss in a node's metrics.jsonl over its steps: training first, validation after it."""
+    """The losses in a node's metrics.jsonl over its steps: training first, validation after it, by source the latter alone."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in node.rows("metrics.jsonl"):
         if not _is_number(row.get("step")):
             continue
         step = row["step"]
         for key, value in row.items():
-            if "loss" in key and _is_number(value):
+            # By source, the few rows of a step are noise around its loss; training.csv has them.
+            if "loss" in key and not key.startswith("loss/") and _is_number(value):
                 found.setdefault(key, []).append((float(step), float(value)))
     names = sorted(found, key=lambda name: ("valid" in name, name))
     return [

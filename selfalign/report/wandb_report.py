@@ -117,7 +117,7 @@ def publish(page: Path, runs: Sequence[Run]) -> Published:
 # ------------------------------------------------------------------------------------------------------------ blocks
 
 
-def _report(page: Path, runs: Sequence[Run]) -> wr.Report:
+def _report(page: Path, runs: Sequence[Run]) -> wr.interface.Report:
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise MissingDependencyError(
             f"`selfalign report --publish` expected the package wandb-workspaces, found it missing; {INSTALL}"
@@ -138,7 +138,7 @@ def _report(page: Path, runs: Sequence[Run]) -> wr.Report:
     if panels := _panels(runs):
         blocks += [wr.H1(text="Runs"), wr.PanelGrid(runsets=[_runset(runs)], panels=panels)]
     # An entity that is left out would be asked of the server here and now.
-    return wr.Report(
+    return wr.interface.Report(
         project=_tracking(runs).get("project") or TrackingSettings().project,
         entity="",
         title=f"selfalign: {title}"[:LONGEST_TITLE],
@@ -159,7 +159,7 @@ def _runset(runs: Sequence[Run]) -> Any:
     import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
 
     names = ", ".join(f"'{wandb_id(run.run_id)}'" for run in runs)
-    return wr.Runset(name=runs[0].group or runs[0].name, filters=f"ID in [{names}]")
+    return wr.interface.Runset(name=runs[0].group or runs[0].name, filters=f"ID in [{names}]")
 
 
 def _panels(runs: Sequence[Run]) -> list[Any]:
@@ -183,5 +183,5 @@ def _tracking(runs: Sequence[Run]) -> dict[str, str]:
     )
 
 
-def _spec(made: wr.Report) -> str:
+def _spec(made: wr.interface.Report) -> str:
     return made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)

@@ -61,7 +61,11 @@ def test_answers_that_the_oracle_cannot_read_have_no_budgets(tmp_path: Path):
 def both(trust: int, helped: int) -> list[dict[str, Any]]:
     return [
         *(exam_row(item, float(item < trust)) for item in range(20)),
-        *(exam_row(item, float(item < helped), protocol="ab_swap", task="calf_hhh", category="helpful") for item in range(20)),
+        *(
+            exam_row(item, float(item < helped), protocol="ab_swap", task="calf_hhh", category="helpful",
+                     logprobs=[-1.0, -2.0, -2.0, -1.0])
+            for item in range(20)
+        ),
     ]  # fmt: skip
 
 
