@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from selfalign.evaluation.scores import GENERATE
+from selfalign.evaluation.scores import GENERATE, ORACLE
 from selfalign.identity import short_id
 from selfalign.report.arms import Arm, arms, dropped
 from selfalign.report.model import Node, Run
@@ -193,7 +193,7 @@ def _two_evaluations(label: str, seed: str, subject: str, node: Node, other: Nod
             places.setdefault(key[:2], []).append(key)
     for (task, protocol), common in places.items():
         place = f"{subject}: {task}" + ("" if protocol == GENERATE else f" · {protocol}")
-        made = _text_change if protocol == GENERATE else _choice_change
+        made = {GENERATE: _text_change, ORACLE: _marks_change}.get(protocol, _choice_change)
         yield _Pair(label, seed, place, len(common), _changed(label, seed, place, common, before, after, made))
 
 
@@ -227,6 +227,20 @@ def _choice_change(before: Row, after: Row) -> Found | None:
     question = Question(before["question"], tuple(before["choices"]), right)
     direction = MOVED if was == now else LOST if was else GAINED
     return direction, question, Side(choices=choices[0]), Side(choices=choices[1])
+
+
+def _marks_change(before: Row, after: Row) -> Found | None:
+    """Between two answers of a world that is known: whether more or fewer of the principles that govern the question are shown."""
+    if before["marks"] == after["marks"]:
+        return None
+    was, now = (sum(row["marks"].values()) for row in (before, after))
+    direction = LOST if now < was else GAINED if now > was else TEXT
+    sides = [Side(row["answer"], note=_shown_marks(row["marks"])) for row in (before, after)]
+    return direction, Question(before["question"]), sides[0], sides[1]
+
+
+def _shown_marks(marks: Mapping[str, int]) -> str:
+    return "; ".join(f"{'shows' if is_shown else 'lacks'} {name}" for name, is_shown in marks.items())
 
 
 def _text_change(before: Row, after: Row) -> Found | None:

@@ -60,6 +60,27 @@ def test_every_way_in_which_an_item_can_change_is_counted_and_an_outcome_without
     assert (changes["item-003"].before.choices, changes["item-003"].after.choices) == ((1,), (2,))
 
 
+def test_marks_of_a_known_world_are_lost_and_gained_by_their_number(tmp_path: Path):
+    def marked(*marks: dict[str, int]) -> list[dict[str, object]]:
+        return [
+            {"task": "adherence", "protocol": "oracle", "item": f"open-{n}", "category": "", "question": f"Why {n}?",
+             "answer": f"answer {n}", "marks": one}
+            for n, one in enumerate(marks)
+        ]  # fmt: skip
+
+    before = marked({"candor": 1}, {"candor": 0}, {"candor": 1, "static": 0}, {"candor": 1})
+    after = marked({"candor": 0}, {"candor": 1}, {"candor": 0, "static": 1}, {"candor": 1})
+    folders = [
+        write_scores(write_run(tmp_path / name, drop=drop), {"cloned": rows})
+        for name, drop, rows in (("all", [], before), ("candor", ["candor"], after))
+    ]
+    one = found(*folders)
+    assert counts(one)["cloned: adherence · oracle"] == {"lost": 1, "gained": 1, "text": 1}
+    change = next(change for change in one.changes if change.item == "open-2")
+    assert (change.before.note, change.after.note) == ("shows candor; lacks static", "lacks candor; shows static")
+    assert "lacks static" in render(load_runs(folders))
+
+
 def test_answers_of_a_data_stage_are_paired_by_their_prompt_whatever_their_order(tmp_path: Path):
     control, arm = sweep(tmp_path)
     path = arm / "stages" / "responses" / "responses.jsonl"
