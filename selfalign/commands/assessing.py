@@ -12,6 +12,7 @@ from typing import Any
 from selfalign import jsonl
 from selfalign.artifacts import MANIFEST, Store
 from selfalign.commands.arguments import composed, read_manifest
+from selfalign.commands.tracked import track
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.evaluation.catalogue import catalogue
 
@@ -21,11 +22,11 @@ EVERY = "all"
 
 def assess(given: argparse.Namespace, folder: Path, subject: str, answers: Path, task: str) -> int:
     """Have a judge assess the answers, note the result in the run's manifest, write its report anew, and print the table."""
-    from selfalign import experiment, pipeline, prompts
+    from selfalign import experiment, pipeline, prompts, tracking
     from selfalign import report as reports
     from selfalign.engines.base import Sampling
     from selfalign.report import load_run
-    from selfalign.report.adherence import sheet
+    from selfalign.report.adherence import sheet, summary, tables
     from selfalign.report.terminal import sheet_text
     from selfalign.stages.assess import VERDICTS, Assess
 
@@ -49,6 +50,7 @@ def assess(given: argparse.Namespace, folder: Path, subject: str, answers: Path,
     )
     context = experiment.context(settings)
     wrong = [f"engine: {problem}" for problem in settings.engine.problems()] + stage.problems(context)
+    wrong += [f"tracking: {problem}" for problem in tracking.problems(settings.tracking)]
     if not wrong and (unfit := stage.unfit(context)):
         wrong.append(f"rubric: {unfit}")
     if wrong:
@@ -64,7 +66,9 @@ def assess(given: argparse.Namespace, folder: Path, subject: str, answers: Path,
     jsonl.write_json(folder / MANIFEST, manifest)
     reports.write([folder], folder / "report.html")
     path = Path(result.path) / VERDICTS
-    print(sheet_text(sheet(f"{node} of {run.run_id}", jsonl.read(path))))
+    rows = jsonl.read(path)
+    track(folder, node, result, stage, settings, summary(rows), tables(rows, f"{result.artifact}/{VERDICTS}"))
+    print(sheet_text(sheet(f"{node} of {run.run_id}", rows)))
     cost(result.metrics["prompt_tokens"], result.metrics["new_tokens"], given.price)
     print(f"verdicts: {path}", file=sys.stderr)
     return 0

@@ -19,14 +19,12 @@ from selfalign.commands.arguments import (
     read_manifest,
     whole_number,
 )
+from selfalign.commands.tracked import track
 from selfalign.errors import ConfigError, DataError, SelfAlignError
 from selfalign.runner import resolve_run
 
 if TYPE_CHECKING:
     from selfalign.evaluation.judge import Card
-    from selfalign.experiment import Experiment
-    from selfalign.pipeline import NodeResult
-    from selfalign.stages.judge import Judge
 
 TASK = "vicuna_questions"
 """The task whose answers are judged."""
@@ -99,7 +97,7 @@ def _judge(given: argparse.Namespace) -> int:
     from selfalign import report as reports
     from selfalign.engines.base import Sampling
     from selfalign.evaluation import judge as judging
-    from selfalign.report import load_run
+    from selfalign.report import judged, load_run
     from selfalign.stages.judge import REVIEWS, Judge
 
     folder = resolve_run(given.run, Path(given.runs))
@@ -137,49 +135,12 @@ def _judge(given: argparse.Namespace) -> int:
     jsonl.write_json(folder / MANIFEST, manifest)
     reports.write([folder], folder / "report.html")
     reviews = judging.read_reviews(Path(result.path) / REVIEWS)
-    _track(folder, node, result, stage, settings)
-    _print(f"{node} of {load_run(folder).run_id}", judging.card(reviews), given.price)
+    found = judging.card(reviews)
+    rows = judged.tables(found, reviews, stage.contests(), f"{result.artifact}/{REVIEWS}")
+    track(folder, node, result, stage, settings, judged.summary(found), rows)
+    _print(f"{node} of {load_run(folder).run_id}", found, given.price)
     print(f"reviews: {Path(result.path) / REVIEWS}", file=sys.stderr)
     return 0
-
-
-def _track(folder: Path, node: str, result: NodeResult, stage: Judge, settings: Experiment) -> None:
-    """Log the card and the reviews, once, as a W&B run of their own in the group of the run: an offline run that has ended cannot
-    be gone on with."""
-    from selfalign import tracking
-    from selfalign.evaluation import judge as judging
-    from selfalign.identity import plain
-    from selfalign.report import judged
-    from selfalign.stages.judge import REVIEWS
-
-    manifest = read_manifest(folder)
-    run_id = f"{manifest['run_id']}-{result.artifact}"
-    if tracking.is_logged(folder, run_id):
-        return
-    tracker = tracking.open_tracker(
-        settings.tracking,
-        folder=folder,
-        run_id=run_id,
-        name=f"{manifest['run_id']} {node}",
-        group=manifest["group"],
-        job_type="judge",
-        config={
-            "run_id": manifest["run_id"],
-            "judge": plain(stage, keep_transient=True),
-            "engine": plain(settings.engine, keep_transient=True),
-        },
-    )
-    code = 1
-    try:
-        reviews = judging.read_reviews(Path(result.path) / REVIEWS)
-        found = judging.card(reviews)
-        tracker.summary(judged.summary(found))
-        for table in judged.tables(found, reviews, stage.contests(), f"{result.artifact}/{REVIEWS}"):
-            tracker.table(table.name, table.columns, table.rows)
-        tracker.artifact(node, "evaluation", Path(result.path), {"artifact": result.artifact, "counts": result.counts})
-        code = 0
-    finally:
-        tracker.finish(code)
 
 
 def _items(folder: Path, subject: str) -> tuple[str, Path]:

@@ -197,8 +197,7 @@ def scores_of(subject: str, rows: Iterable[Mapping[str, Any]]) -> list[Score]:
 
 
 def checks_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Check]:
-    """(task, protocol) -> what the validity gate looked at, from the rows of items.jsonl; generated answers and what an oracle
-    says of them have no entry."""
+    """(task, protocol) -> what the validity gate looked at, from the rows of items.jsonl; what has no choices has no entry."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["protocol"] in EXAMS:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfalign.evaluation.rubric import Verdict, broken, count, scores
+from selfalign.evaluation.rubric import Verdict, broken, count, metrics, scores
 from selfalign.evaluation.scores import EVERY
+from selfalign.report.drawings import DataTable
 from selfalign.report.model import Run
-from selfalign.report.scores import ABSENT, with_error
+from selfalign.report.scores import ABSENT, interval, with_error
 from selfalign.report.sheet import Sheet
 
 HEAD = ("principle", "n", "follow it", "followed", "broken", "does not apply", "no verdict")
@@ -28,11 +29,35 @@ def sheet(title: str, rows: Sequence[Mapping[str, Any]]) -> Sheet:
     """Verdicts as a table, all and by principle; what is to be known about the judge stands above it."""
     table = []
     for one in scores("", rows):
-        share = ABSENT if one.value is None else with_error(one.value, one.stderr)
+        share = ABSENT if one.value is None else with_error(one.value, one.stderr) + interval(one)
         name = "" if one.metric == EVERY else one.metric
         counts = (str(count(rows, kind, name)) for kind in (*Verdict, ""))
         table.append((one.metric, str(one.n), share, *counts))
     return Sheet(title, " ".join(said(rows)), HEAD, tuple(table))
+
+
+COLUMNS = ("item", "category", "question", "answer", "principle", "verdict", "judgement", "link")
+
+
+def tables(rows: Sequence[Mapping[str, Any]], place: str) -> list[DataTable]:
+    """The scores and every judgement as tables for the tracker, a judgement with its line in `place`."""
+    table = sheet("", rows)
+    judgements = [
+        (
+            *(row["item"], row["category"], row["question"], row["answer"], row["principle"]),
+            *(row["verdict"] or row["reason"], row["text"], f"{place}:{number}"),
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
+    return [
+        DataTable("rubric/scores", table.head, table.rows),
+        DataTable("rubric/judgements", COLUMNS, tuple(judgements)),
+    ]
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | int | str]:
+    """The shares, where they are not refused, verdicts by kind and tokens, as numbers for the tracker."""
+    return {f"rubric/{name}": value for name, value in metrics(rows).items() if value not in (None, "")}
 
 
 def said(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,8 +19,11 @@ CHECKS_HEAD = (
     *("cut prompts", "verdict"),
 )
 EXAM_COLUMNS = ("item", "category", "question", "right", "choice", "correct", "chance", "logprobs", "link")
-ANSWER_COLUMNS = ("item", "category", "question", "answer", "finish", "new_tokens", "link")
-MARK_COLUMNS = ("item", "category", "question", "answer", "marks", "link")
+COLUMNS = {
+    GENERATE: ("item", "category", "question", "answer", "finish", "new_tokens", "link"),
+    ORACLE: ("item", "category", "question", "answer", "marks", "link"),
+}
+"""Columns of the rows that have no choices, by protocol."""
 
 
 def protocols(runs: Sequence[Run]) -> list[Sheet]:
@@ -69,8 +72,7 @@ def tables(run: Run) -> list[DataTable]:
     found: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {}
     for subject, node in _evaluations(run):
         for number_, row in enumerate(node.rows(ITEMS), start=1):
-            own = {GENERATE: ANSWER_COLUMNS, ORACLE: MARK_COLUMNS}
-            columns = own.get(row["protocol"], EXAM_COLUMNS)
+            columns = COLUMNS.get(row["protocol"], EXAM_COLUMNS)
             link = f"stages/{node.name}/{ITEMS}:{number_}"
             name = f"items/{subject}/{row['task']}/{row['protocol']}"
             found.setdefault(name, (columns, []))[1].append(tuple(_cells(row, link)[column] for column in columns))
@@ -83,14 +85,15 @@ def _cells(row: Mapping[str, Any], link: str) -> dict[str, Any]:
     right = " | ".join(text for text, is_right in zip(texts, row.get("right", ()), strict=True) if is_right)
     choice = " | ".join(texts[position] for position in row.get("choice", ()))
     logprobs = " ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.get("logprobs", ()))
+    marks = ", ".join(f"{name}: {'shown' if mark else 'missing'}" for name, mark in row.get("marks", {}).items())
     return {
         "finish": "",
         "new_tokens": None,
         **row,
+        "marks": marks,
         "right": right,
         "choice": choice,
         "logprobs": logprobs,
-        "marks": ", ".join(f"{name}: {'shown' if mark else 'missing'}" for name, mark in row.get("marks", {}).items()),
         "link": link,
     }
 

@@ -42,7 +42,7 @@ class Evaluate:
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Who the assistant is."""
 
-    VERSION: ClassVar[str] = "3"
+    VERSION: ClassVar[str] = "4"
     READS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter",)
     GENERATES: ClassVar[bool] = False

@@ -32,11 +32,11 @@ def test_a_row_for_a_hosted_model_is_the_documented_line(tmp_path: Path) -> None
         assert {path.rsplit("/v1", 1)[1] for path in stub.paths} == {"/chat/completions"}
         assert set(filter(None, stub.keys)) == {"Bearer sk-planted0123456789abcdefghij"}
         (run,) = (tmp_path / "runs").glob("gpt-4o-*")
-        items = jsonl.read(run / "stages" / "scores_base" / "items.jsonl")
+        items = [row for row in jsonl.read(run / "stages" / "scores_base" / "items.jsonl") if "finish" in row]
         assert {row["task"] for row in items} == {"calf_questions", "calf_truth_gen"} and len(items) == 10
         assert all(row["new_tokens"] > 0 for row in items) and any(row["answer"] for row in items)
-        scores = jsonl.read(run / "scores.jsonl")
-        assert all(row["valid"] and row["low"] <= row["value"] <= row["high"] for row in scores)
+        scores = [row for row in jsonl.read(run / "scores.jsonl") if row["protocol"] == "generate"]
+        assert len(scores) == 4 and all(row["valid"] and row["low"] <= row["value"] <= row["high"] for row in scores)
         manifest = json.loads((run / "manifest.json").read_text())
         assert "sk-planted" not in (run / "config.yaml").read_text() + json.dumps(manifest)
         sent = len(stub.asked)

@@ -105,7 +105,12 @@ def test_a_broken_model_is_said_to_be_and_not_shown_as_a_number(folder: Path) ->
 def test_verdicts_are_shown_by_principle_with_what_the_judge_cost(folder: Path) -> None:
     (sheet,) = assessed([load_run(folder)])
     lines = {line[0]: line[1:] for line in sheet.rows}
-    assert lines["candor"] == ("3", "0.667 ± 0.333", "2", "1", "1", "0") and lines["static"][2:] == ("0", "1", "2", "1")
+    assert lines["candor"] == ("3", "0.667 ± 0.333 [0.208, 0.939]", "2", "1", "1", "0") and lines["static"][2:] == (
+        "0",
+        "1",
+        "2",
+        "1",
+    )
     assert "The judge read 72 tokens and wrote 16." in sheet.about and "rubric_engraved" in html.render(
         [load_run(folder)]
     )
