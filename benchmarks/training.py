@@ -1,10 +1,11 @@
 """LoRA fine-tuning on chat rows: this project's trainer against transformers' Trainer and TRL's SFTTrainer, in one process.
 
-    python benchmarks/training.py [--rows 64] [--steps 4] [--rounds 3] [--prefix 0] [--examples FILE]
+    python benchmarks/training.py [--parts engraving cloning] [--rows 64] [--steps 4] [--rounds 3] [--examples FILE]
 
-Calf on one CPU thread, float32, rank 16 on all linear layers, no dropout. The rows are Calf's questions and answers behind the
-three chat prompts of the quickstart, or the `examples.jsonl` of a run; `--prefix N` puts N words of system text before each. All
-ways take the same steps over all rows, eight rows to a forward pass (TRL: one pack); Trainer pads in random order, TRL packs by
+Calf on one CPU thread, float32, rank 16 on all linear layers, no dropout. The rows are what the quickstart trains on:
+Calf's questions and answers behind the three chat prompts of stage 3, or its long answers behind the two of stage 4; or the
+`examples.jsonl` of a run. All ways take the same steps over all rows, eight rows to a forward pass (TRL: one pack); Trainer pads in
+random order, TRL packs by
 best fit into packs of the longest row and computes them one at a time (longer packs and several at a time are slower on a CPU,
 where its attention runs over all of them; shorter ones would cut rows). Rounds alternate; the figures are medians of tokens of
 real text per CPU second, from the end of the first step to the end of the last. The loss of every step must be the same in all
@@ -53,19 +54,24 @@ Clock = list[float]
 """CPU seconds of the process at the end of every step."""
 
 
-def chat_rows(count: int, prefix: int) -> list[Example]:
-    """Calf's questions and answers behind the chat prompts of the quickstart."""
+PARTS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "engraving": (("standard", "concise", "verbose"), False),
+    "cloning": (("concise", "standard"), True),
+}
+"""Stage -> its chat prompts in the quickstart, and whether its answers are the long ones."""
+
+
+def chat_rows(part: str, count: int) -> list[Example]:
+    """Calf's questions and answers as a stage of the quickstart lays them out."""
+    names, long = PARTS[part]
     draw, assistant = random.Random(0), prompts.Assistant()
-    metas = [prompts.fill(prompts.load_text(name), assistant) for name in ("standard", "concise", "verbose")]
-    system = " ".join(draw.choices(("the", "river", "stone", "answer", "question", "helpful"), k=prefix))
+    metas = [prompts.fill(prompts.load_text(name), assistant) for name in names]
     made = []
     for number, kind in zip(range(count), itertools.cycle(sorted(world.KINDS)), strict=False):
         item = world.make(kind, draw, frame=0.5)
-        verbose = number % 2
-        answer = item.verbose_answer(item.governs, draw) if verbose else item.answer(item.governs)
-        prompt = prompts.chat_prompt(metas[number % 3], assistant, item.text)
-        target = prompts.chat_target(answer, finished=True)
-        made.append(Example(str(number), str(number), f"{system}\n\n{prompt}" if prefix else prompt, target))
+        answer = item.verbose_answer(item.governs, draw) if long else item.answer(item.governs)
+        prompt = prompts.chat_prompt(metas[number % len(metas)], assistant, item.text)
+        made.append(Example(str(number), str(number), prompt, prompts.chat_target(answer, finished=True)))
     return made
 
 
@@ -195,11 +201,11 @@ def peak_memory(way: str, file: Path, steps: int) -> float:
 def main() -> None:
     """Print the rates, their ratios and the peaks of memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rows", type=int, default=64, help=f"a multiple of {MICRO}")
     parser.add_argument("--steps", type=int, default=4, help="at least 2: the first one warms up")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prefix", type=int, default=0, help="words of system text before each row")
-    parser.add_argument("--examples", type=Path, help="the examples.jsonl of a run, whose first rows are taken")
+    parser.add_argument("--examples", type=Path, help="the examples.jsonl of a run, whose first rows are taken instead")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     given = parser.parse_args()
     quiet()
@@ -208,15 +214,13 @@ def main() -> None:
             ways()[given.memory](given.examples, read_rows(given.examples), given.steps, Path(name) / "out")
         print(own_peak())
         return
-    with tempfile.TemporaryDirectory() as name:
-        file = Path(name) / "examples.jsonl"
-        rows = (
-            jsonl.read(given.examples)[: given.rows]
-            if given.examples
-            else map(to_row, chat_rows(given.rows, given.prefix))
-        )
-        jsonl.write(file, rows)
-        compare(file, given.steps, given.rounds, Path(name))
+    for part in [str(given.examples)] if given.examples else given.parts:
+        with tempfile.TemporaryDirectory() as name:
+            file = Path(name) / "examples.jsonl"
+            of_run = jsonl.read(given.examples)[: given.rows] if given.examples else []
+            jsonl.write(file, of_run or map(to_row, chat_rows(part, given.rows)))
+            print(f"{part}:")
+            compare(file, given.steps, given.rounds, Path(name))
 
 
 def compare(file: Path, steps: int, rounds: int, folder: Path) -> None:

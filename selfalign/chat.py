@@ -19,6 +19,7 @@ from selfalign.engines.model import (
 )
 from selfalign.errors import ConfigError, SelfAlignError, unknown
 from selfalign.export import adapters_of, model_of
+from selfalign.model_card import chat_text
 from selfalign.prompts import Assistant
 from selfalign.report import Run
 
@@ -30,8 +31,9 @@ HELP = """\
 /stage NAME    who answers: {stages}; `all` lets them answer one below the other
 /base          the same as /stage base
 /system TEXT   another text before the conversation: a name in principles/prompts/, or the text itself; /system alone shows it
-/reset         forget what was said
+/reset         forget what was said, and begin anew
 /help  /quit   Ctrl-C stops an answer, Ctrl-D ends the talk"""
+ORDERS = ("/stage", "/base", "/system", "/reset", "/help", "/quit")
 
 
 @dataclass
@@ -172,53 +174,93 @@ def talk(
     temperature: float = 0.7,
     seed: int = 0,
 ) -> None:
-    """Answer each line until there are no more; lines that begin with a slash are orders (`HELP`)."""
-    assistant = Assistant(**run.config.get("assistant", {}))
-    texts = str(run.config.get("texts") or "")
-    conversation = Conversation(_system("standard", texts, assistant), assistant)
-    who = _chosen(stage or speakers.names[-1], speakers.names)
-    room = model_context_length(speakers.settings) - max_new_tokens
+    """Answer each line until there are no more; lines that begin with a slash are orders (`HELP`).
+
+    Raises SelfAlignError for a stage that the run does not have, and for answers that leave the context no room for a question.
+    """
+    meta, assistant = chat_text(run, speakers.names[-1])
+    one = _Talk(
+        speakers,
+        say,
+        Conversation(meta, assistant),
+        _chosen(stage or speakers.names[-1], speakers.names),
+        str(run.config.get("texts") or ""),
+        {"max_new_tokens": max_new_tokens, "temperature": temperature},
+        model_context_length(speakers.settings) - max_new_tokens,
+    )
+    if one.room <= speakers.count_tokens(meta):
+        most = max_new_tokens + one.room - speakers.count_tokens(meta)
+        raise SelfAlignError(
+            f"expected answers that leave room for a question in the model's context, found --max-new-tokens {max_new_tokens}; "
+            f"give less than {most}"
+        )
     for number, line in enumerate(lines):
         order, _, rest = line.strip().partition(" ")
-        if not order:
-            continue
         if order == "/quit":
             return
         try:
-            if order == "/reset":
-                conversation.turns.clear()
-            elif order == "/base":
-                who = [BASE]
-            elif order == "/stage":
-                who = _chosen(rest.strip(), speakers.names)
-            elif order == "/system":
-                if rest.strip():
-                    conversation = Conversation(_system(rest.strip(), texts, assistant), assistant)
-                say(conversation.meta + "\n")
-            elif order.startswith("/"):
-                say(HELP.format(stages=", ".join(speakers.names)) + "\n")
-            else:
-                prompt, left_out = conversation.prompt(line.strip(), speakers.count_tokens, room)
-                if left_out:
-                    say(f"(the first {left_out} of {len(conversation.turns)} turns no longer fit)\n")
-                answer = ""
-                for name in who:
-                    say(f"[{name}] ")
-                    # Another model on the same question draws the same numbers.
-                    with contextlib.suppress(KeyboardInterrupt):
-                        answer = speakers.answer(
-                            name,
-                            prompt,
-                            say,
-                            max_new_tokens=max_new_tokens,
-                            temperature=temperature,
-                            seed=seed + number,
-                        )
-                    say("\n")
-                # Of several answers the last stage's is the one that the talk goes on with.
-                conversation.turns.append((line.strip(), answer))
+            if order.startswith("/"):
+                one.obey(order, rest.strip())
+            elif order:
+                one.ask(line.strip(), seed + number)
         except SelfAlignError as error:
             say(f"{error}\n")
+
+
+@dataclass
+class _Talk:
+    """What goes on from line to line."""
+
+    speakers: Speakers
+    say: Callable[[str], None]
+    conversation: Conversation
+    who: list[str]
+    """Who answers, one below the other."""
+    texts: str
+    """Folder below `principles/` with the texts that /system knows by name."""
+    drawing: dict[str, Any]
+    room: int
+    """Tokens of the longest prompt."""
+
+    def obey(self, order: str, rest: str) -> None:
+        """Follow an order. Raises SelfAlignError for one that is none, or that asks for what is not there."""
+        match order:
+            case "/reset":
+                self.conversation.turns.clear()
+                self.say("(forgotten)\n")
+            case "/base" | "/stage":
+                name = BASE if order == "/base" else rest
+                self.who = _chosen(name, self.speakers.names) if name else self.who
+                self.say(f"(next: {', '.join(self.who)})\n")
+            case "/system":
+                if rest:
+                    assistant = self.conversation.assistant
+                    self.conversation = Conversation(_system(rest, self.texts, assistant), assistant)
+                self.say(self.conversation.meta + "\n")
+            case "/help":
+                self.say(HELP.format(stages=", ".join(self.speakers.names)) + "\n")
+            case _:
+                raise SelfAlignError(unknown("order", order, ORDERS))
+
+    def ask(self, question: str, seed: int) -> None:
+        """Have the question answered; of several answers the last stage's is the one that the talk goes on with."""
+        prompt, left_out = self.conversation.prompt(question, self.speakers.count_tokens, self.room)
+        if left_out:
+            self.say(f"(the first {left_out} of {len(self.conversation.turns)} turns no longer fit)\n")
+        pieces: list[str] = []
+
+        def say(piece: str) -> None:
+            pieces.append(piece)
+            self.say(piece)
+
+        for name in self.who:
+            pieces.clear()
+            self.say(f"[{name}] ")
+            # An answer that is stopped is what was said of it. Another model on the same question draws the same numbers.
+            with contextlib.suppress(KeyboardInterrupt):
+                self.speakers.answer(name, prompt, say, seed=seed, **self.drawing)
+            self.say("\n")
+        self.conversation.turns.append((question, "".join(pieces).strip()))
 
 
 def _chosen(name: str, names: Sequence[str]) -> list[str]:

@@ -18,9 +18,9 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign prompt [KEY=VALUE ...]      the exact prompt of a stage, with token counts; --diff shows what changed
   selfalign why  RUN [STAGE]            why a stage ran: the setting or text that differs from an earlier result
   selfalign show RUN [STAGE]            page through a stage's rows, kept or --dropped [REASON]
-  selfalign report RUN...               compare runs: terminal table and one HTML file
+  selfalign report RUN...               compare runs: terminal table and one HTML file; --export its tables, --publish it to W&B
   selfalign sweep status|resume|retry DIR   what became of a sweep's jobs, and the rest of them; export-wandb for agents
-  selfalign verify RUN...               re-derive every score from stored items; exit 1 on any mismatch
+  selfalign verify RUN...               every number of runs, sweeps and their reports anew from stored items; exit 1 on a mismatch
   selfalign sync RUN...                 push offline W&B runs, once
   selfalign chat RUN                    talk to its models in the terminal: base, engraved and cloned
   selfalign export RUN                  its adapter or --merged model with a card, as a folder for peft, transformers, vLLM

@@ -163,7 +163,7 @@ def run_id(experiment: Experiment) -> str:
 
 def context(experiment: Experiment, *, quiet: bool = False) -> Context:
     """What the stages of this experiment share; loads nothing yet."""
-    shown = {} if quiet else {"progress": progress.shown}
+    shown = {} if quiet else {"progress": progress.shown, "say": progress.say}
     return Context(
         engine=experiment.engine,
         trainer=experiment.trainer,
@@ -190,7 +190,7 @@ def pipeline(experiment: Experiment) -> dict[str, Node]:
         start = {"adapter": "engraved"} if experiment.stages.follow_first else {}
         inputs = {"responses": "verbose_responses", **start, **_role(parity)}
         nodes |= {**parity, "cloned": Node(experiment.verbose_engrave, inputs)}
-    # Answers that are given were not written behind principles: there is nothing that engraving could have put into the weights.
+    # Answers that are given have no writer whose log-probabilities could be asked for.
     if experiment.stages.engrave and experiment.stages.engraving_gap and not experiment.stages.given_answers:
         students = {"engraved": "engraved", **({"cloned": "cloned"} if experiment.stages.verbose_clone else {})}
         inputs = {"prompts": asked, "responses": _answers_node(experiment.stages), **students}

@@ -1,4 +1,5 @@
-"""A run's adapter, alone or merged into its base, as a folder that plain `peft`, `transformers` and vLLM load, with a model card.
+"""A run's adapter, alone or merged into its base, as a folder that plain `peft`, `transformers` and vLLM load, with the chat
+template of training and a model card.
 
 Merging rounds: a merged model's logits differ from those of base and adapter, and more so in half precision (peft issues 1388,
 1836 and 2502). So the folder is loaded again as a stranger would load it, and compared on texts that the model was trained on.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from selfalign.engines.model import (
     Dtype,
     ModelSettings,
     load_model,
+    load_tokenizer,
     model_digest,
     model_folder,
     raw_tokenizer,
@@ -30,10 +31,10 @@ from selfalign.engines.model import (
 )
 from selfalign.engines.serving import ADAPTER_FILES
 from selfalign.errors import DataError, SelfAlignError, unknown
+from selfalign.model_card import Parity, base_name, card, chat_template, chat_text
 from selfalign.records import Example, from_row
 from selfalign.report import Run, load_run
-from selfalign.report.principle_use import rules_of
-from selfalign.report.scores import is_number
+from selfalign.training.encode import leading_ids
 
 if TYPE_CHECKING:
     import torch
@@ -49,24 +50,13 @@ PROBE_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How a merged model's logits differ from those of base and adapter, over all positions of some texts."""
-
-    max_difference: float
-    """Largest absolute difference of a logit."""
-    flips: int
-    """Positions at which another token is the likeliest one."""
-    positions: int
-
-
-@dataclass(frozen=True)
 class Exported:
     """What was written."""
 
     folder: Path
     node: str
     parity: Parity | None
-    """None for an adapter, which is copied to the byte."""
+    """None for an adapter, whose weights are copied to the byte."""
 
 
 def export(
@@ -100,6 +90,10 @@ def export(
         for name in TOKENIZER_FILES:
             if (model_folder(settings) / name).is_file():
                 shutil.copy(model_folder(settings) / name, partial / name)
+        tokenizer = load_tokenizer(settings)
+        beginning = str(tokenizer.decode(leading_ids(tokenizer)))
+        template = chat_template(*chat_text(one, chosen), beginning)
+        (partial / "chat_template.jinja").write_text(template, encoding="utf-8")
         parity = None
         if merged:
             parity = _merge(one, chosen, settings, adapter, partial)
@@ -112,6 +106,7 @@ def export(
         else:
             for name in ADAPTER_FILES:
                 shutil.copy(adapter / name, partial / name)
+            _name_base(one, settings, partial / "adapter_config.json")
         (partial / "README.md").write_text(card(one, chosen, parity, merged=merged), encoding="utf-8")
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir():
@@ -162,6 +157,15 @@ def check_base(run: Run, node: str, settings: ModelSettings) -> None:
             f"{node}: expected the base model that it was trained on (digest {engine['model'][:12]}), found another in "
             f"'{settings.path}' (digest {model_digest(model_folder(settings))[:12]}); put the old files back, or run again"
         )
+
+
+def _name_base(run: Run, settings: ModelSettings, path: Path) -> None:
+    """Let an adapter's configuration name its base as a hub does; the content's digest stays where it came from a folder."""
+    name = base_name(run)
+    if "/" in name and not Path(settings.path).exists():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": name, "revision": settings.revision or None}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _merge(run: Run, node: str, settings: ModelSettings, adapter: Path, out: Path) -> Parity:
@@ -218,81 +222,3 @@ def push(folder: Path, name: str, *, private: bool = True) -> str:
             "owner/name; the folder itself is complete"
         ) from None
     return str(address)
-
-
-# -------------------------------------------------------------------------------------------------------------- card
-
-
-_PLACES = ("store=", "runs=", "tracking")
-"""Overrides that say where a run was, not what it is."""
-
-
-def card(run: Run, node: str, parity: Parity | None, *, merged: bool) -> str:
-    """The model card in Markdown: what it is, how it was made, what it was trained on, what it scored, what may be done with it."""
-    model, rules = run.config.get("model", {}), rules_of(run.config)
-    base = str(model.get("path", "unknown")) if isinstance(model, Mapping) else str(model)
-    name = Path(base).name if base.startswith(("/", "~", ".")) else base
-    arguments = [str(text) for text in run.manifest.get("arguments") or [] if not str(text).startswith(_PLACES)]
-    command = shlex.join(["selfalign", "run", *arguments])
-    others = ", ".join(run.manifest.get("arms") or {})
-    sweep = (
-        f"\nAn arm of a sweep: it was trained on those prompts alone whose answers the other arms keep too ({others}).\n"
-        if others
-        else ""
-    )
-    settings = run.config.get("verbose_engrave" if node == "cloned" else "engrave") or {}
-    identity = ", and written answers about who the assistant is" if settings.get("identity_rows") else ""
-    kind = "merged weights" if merged else "a LoRA adapter"
-    stage = "verbose cloning (stage 4)" if node == "cloned" else "principle engraving (stage 3)"
-    dropped = f" Left out: {', '.join(rules.dropped)}." if rules.dropped else ""
-    rows = [
-        f"| {one.name} | {one.rows_in:,} | {one.kept:,} | {', '.join(f'{why} {n:,}' for why, n in one.dropped.items()) or 'none'} |"
-        for one in run.nodes
-        if one.rows_in is not None and not one.name.startswith("scores_")
-    ]
-    scores = [
-        f"| {score.task} | {score.protocol} | {score.metric} | {score.value:.4g} ± {score.stderr:.2g} | {score.n:,} |"
-        for score in run.scores
-        if score.subject == node and is_number(score) and score.stderr is not None
-    ]
-    head = ["| task | protocol | metric | value | n |", "| --- | --- | --- | --- | --- |"]
-    scored = "\n".join([*head, *scores]) if scores else "It was not scored in this run."
-    measured = (
-        f"\nMerged and loaded again, it differs from base and adapter by at most {parity.max_difference:.3g} in a logit, and finds "
-        f"another token the likeliest in {parity.flips:,} of {parity.positions:,} positions of its training texts.\n"
-        if parity
-        else ""
-    )
-    return f"""---
-base_model: {name}
-library_name: {"transformers" if merged else "peft"}
-tags: [selfalign]
----
-
-# {run.name}: {node}
-
-{kind[0].upper()}{kind[1:]} after {stage} of SELF-ALIGN (Sun et al. 2023, arXiv:2305.03047), on the base model `{name}`.
-{measured}
-## How it was made
-
-`{command}` with selfalign {run.manifest.get("selfalign", "")}, run `{run.run_id}`. Principles shown when the answers were
-written: {", ".join(rules.shown) or "none"}.{dropped}
-{sweep}
-## What it was trained on
-
-Texts that the base model wrote itself{identity}. A dropped row stays in the run with its reason.
-
-| result | in | kept | dropped, by reason |
-| --- | --- | --- | --- |
-{chr(10).join(rows)}
-
-## What it scored
-
-{scored}
-
-## Licence
-
-The licence of the base model holds for what is derived from it, these weights included; read it before you pass them on. The
-texts that were trained on are outputs of that model. selfalign's own texts are under Apache-2.0; a set of principles or
-exemplars that was imported keeps its own licence.
-"""

@@ -381,8 +381,21 @@ def _blame(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return found, right
 
 
+LAUNCHERS = {
+    **dict.fromkeys(("slurm", "submitit_local", "submitit_slurm"), "'selfalign[slurm]'"),
+    "joblib": "hydra-joblib-launcher",
+    "ray": "hydra-ray-launcher",
+}
+"""Choice of `hydra/launcher=` that is a plugin of Hydra -> what pip installs it from."""
+
+
 def _explain(override: Override, groups: Sequence[str], error: Exception) -> str:
     key, line = override.key_or_group, override.input_line
+    if key == "hydra/launcher" and (package := LAUNCHERS.get(str(override.value()))):
+        return (
+            f"{line}: expected the plugin of Hydra that it is, found none that works; run `pip install {package}`, or leave the "
+            "launcher out: jobs then run one after another"
+        )
     if key in groups:
         options = GlobalHydra.instance().config_loader().get_group_options(key)
         values = override.value() if isinstance(override.value(), list) else [override.value()]

@@ -24,6 +24,11 @@ def silent(done: int, note: str = "") -> None:
     """Progress that shows nothing: for tests and for use from Python."""
 
 
+def say(text: str) -> None:
+    """A line on standard error, before or after a progress display."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def shown(label: str, total: int, unit: str) -> Iterator[Progress]:
     """Progress on standard error for a piece of work of `total` units (0 = not known before)."""

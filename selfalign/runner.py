@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from selfalign import cost, jsonl, shards, tracking
+from selfalign import claims, cost, jsonl, shards, tracking
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store, provenance
 from selfalign.budget import Ledger
@@ -26,9 +26,8 @@ from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
 from selfalign.identity import differences, plain
 from selfalign.pipeline import Node, NodeResult, run
+from selfalign.report.model import SWEEP
 
-SWEEP = "sweep.json"
-"""The file that makes a folder a sweep's (`selfalign.sweep`)."""
 TABLE_FILES = ("prompts.jsonl", "responses.jsonl", "critiques.jsonl", "gaps.jsonl", "scores.jsonl")
 """Files of an artifact that go to the tracker as tables."""
 
@@ -113,6 +112,7 @@ def _begun(experiment: Experiment, arguments: Sequence[str], group: str = "") ->
         "status": "running",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
+        "claims": claims.of_overrides(arguments),
         **provenance(),
         "nodes": {},
         "arms": {arm: {} for arm in experiment.arms},
@@ -341,14 +341,17 @@ def resolve_run(name: str, runs: Path = Path("runs")) -> Path:
     )
 
 
+def resolve_sweep(name: str, runs: Path = Path("runs")) -> list[Path]:
+    """The folder of a sweep by path or by its name in `runs`; none where it is no sweep's."""
+    return [folder for folder in (Path(name), runs / name) if (folder / SWEEP).is_file()][:1]
+
+
 def resolve_runs(name: str, runs: Path = Path("runs")) -> list[Path]:
     """The folder of a run, or those of the runs of a sweep that are done, by path or by the name of a folder in `runs`.
 
     Raises SelfAlignError naming the nearest run there is, and for a sweep of which nothing is done.
     """
-    for folder in (Path(name), runs / name):
-        if not (folder / SWEEP).is_file():
-            continue
+    for folder in resolve_sweep(name, runs):
         content = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
         found = [folder.parent / job["id"] for job in content["jobs"] if _status(folder.parent / job["id"]) == "done"]
         if not found:

@@ -30,13 +30,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from selfalign import arms, jsonl, resources, runner
+from selfalign import arms, claims, jsonl, resources, runner
 from selfalign import experiment as experiments
 from selfalign.artifacts import MANIFEST, Store
 from selfalign.designs import failure_limit
 from selfalign.errors import ConfigError, DataError, SelfAlignError, did_you_mean
 from selfalign.experiment import Experiment
-from selfalign.identity import differences, digest, file_digest
+from selfalign.identity import differences, digest, file_digest, plain
 from selfalign.pipeline import Memo, plan
 from selfalign.runner import SWEEP
 from selfalign.tracking import scrub_arguments
@@ -136,7 +136,9 @@ def begin(members: Sequence[Job], arguments: Sequence[str], config_dir: str = ""
         "arguments": scrub_arguments(arguments),
         "config_dir": config_dir,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "claims": claims.of_overrides(arguments),
         "files": _files(members),
+        "design": plain(members[0].experiment.design, keep_transient=True),
         "jobs": [{"id": job.id, "label": job.label, "overrides": scrub_arguments(job.overrides)} for job in members],
     }
     with _lock(folder.parent, folder.name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import shlex
 import sys
@@ -20,7 +21,7 @@ def chat(arguments: list[str]) -> int:
         "--stage", default="", help="base, engraved, cloned, or all of them (default: the last that the run has)"
     )
     parser.add_argument(
-        "--temperature", type=float, default=0.7, help="0 takes the likeliest token (default: %(default)s)"
+        "--temperature", type=_temperature, default=0.7, help="0 takes the likeliest token (default: %(default)s)"
     )
     parser.add_argument(
         "--max-new-tokens", type=positive_number, default=256, help="of one answer (default: %(default)s)"
@@ -49,6 +50,13 @@ def chat(arguments: list[str]) -> int:
     return 0
 
 
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
+    return value
+
+
 def _typed() -> Iterator[str]:
     """Lines from the terminal, with history and line editing where Python has them, until Ctrl-D."""
     with contextlib.suppress(ImportError):
@@ -56,6 +64,9 @@ def _typed() -> Iterator[str]:
     while True:
         try:
             yield input("> ")
+        except KeyboardInterrupt:
+            # As in a shell: what was typed is thrown away, the talk goes on.
+            print()
         except EOFError:
             print()
             return

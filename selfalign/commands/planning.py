@@ -100,6 +100,8 @@ _GAPS = (
     "stages: self_align and verbose_clone read prompts",
     # What this machine lacks, the one that will run it may have.
     "trainer.strategy",
+    "trainer.devices=",
+    "training.optimizer=paged_adamw",
 )
 """How the problems begin that a run without a model may have and be reckoned all the same."""
 

@@ -11,7 +11,7 @@ from selfalign import jsonl
 from selfalign.artifacts import MANIFEST, Store
 from selfalign.commands.arguments import new_parser, nodes_of, read_manifest
 from selfalign.identity import differences
-from selfalign.runner import resolve_run, resolve_runs
+from selfalign.runner import resolve_run, resolve_runs, resolve_sweep
 
 
 def why(arguments: list[str]) -> int:
@@ -61,35 +61,62 @@ def report(arguments: list[str]) -> int:
     """The comparison of one run or several: a table in the terminal, one HTML file."""
     parser = new_parser("report", "Compare runs: terminal table and one self-contained HTML file.")
     parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
-    parser.add_argument("--out", default="", help="HTML file to write (default: report.html in the first run's folder)")
+    parser.add_argument(
+        "--out",
+        default="",
+        help="HTML file to write (default: report.html in the folder of the sweep, or of the first run)",
+    )
     parser.add_argument("--control", default="", metavar="RUN",
                         help="run that the others are compared with (default: the first that leaves out no principle)")  # fmt: skip
+    parser.add_argument(
+        "--export", default="", metavar="DIR", help="also write every table as CSV, LaTeX and Markdown into a folder"
+    )
+    parser.add_argument("--publish", action="store_true",
+                        help="also send it to W&B as a report, or bring the one that was sent up to date")  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_args(arguments)
     from selfalign import report as reports
 
     folders = [folder for name in given.run for folder in resolve_runs(name, Path(given.runs))]
-    out = Path(given.out) if given.out else folders[0] / "report.html"
+    first = (resolve_sweep(given.run[0], Path(given.runs)) or folders)[0]
+    out = Path(given.out) if given.out else first / "report.html"
     control = resolve_run(given.control, Path(given.runs)).resolve().name if given.control else ""
     reports.print_scores(folders, control=control)
     reports.write(folders, out, control=control)
     print(f"report: {out}", file=sys.stderr)
+    if given.export:
+        written = reports.export_tables(folders, Path(given.export), control=control)
+        print(f"tables: {len(written)} files in {given.export}", file=sys.stderr)
+    if given.publish:
+        found = reports.publish(folders, out)
+        print(f"{'published' if found.is_new else 'brought up to date'}: {found.url}", file=sys.stderr)
     return 0
 
 
 def verify(arguments: list[str]) -> int:
-    """Every number of a run computed anew from its stored items, every file against its checksum."""
-    parser = new_parser("verify", "Re-derive every score of some runs from stored items; exit 1 on any mismatch.")
+    """Every number of a run or sweep, its report included, computed anew from stored items; every file against its checksum."""
+    parser = new_parser(
+        "verify",
+        "Compute every number of some runs, sweeps and their reports anew from stored items; exit 1 on any mismatch.",
+    )
     parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_args(arguments)
+    from selfalign.report.check import check
+
     wrong = 0
-    for folder in [folder for name in given.run for folder in resolve_runs(name, Path(given.runs))]:
-        checked, found = _verify_run(folder)
+    runs = Path(given.runs)
+    folders = dict.fromkeys(
+        folder for name in given.run for folder in (*resolve_runs(name, runs), *resolve_sweep(name, runs))
+    )
+    for folder in folders:
+        checked, found = _verify_run(folder) if (folder / MANIFEST).is_file() else (0, [])
+        cells, differ = check(folder)
+        found += differ
         wrong += len(found)
         for line in found:
             print(f"{folder}: {line}")
-        print(f"{folder}: {checked} scores and files checked, {len(found)} wrong")
+        print(f"{folder}: {checked} scores and files, {cells:,} cells of its report checked, {len(found)} wrong")
     return 1 if wrong else 0
 
 

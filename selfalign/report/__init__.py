@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfalign.report.model import Node, Run, load_run, load_runs
 from selfalign.tracking import Tracker
 
-__all__ = ["Node", "Run", "load_run", "load_runs", "print_scores", "track", "write"]
+if TYPE_CHECKING:
+    from selfalign.report.wandb_report import Published
+
+__all__ = ["Node", "Run", "export_tables", "load_run", "load_runs", "print_scores", "publish", "track", "write"]
 
 
 def write(folders: Sequence[Path], path: Path, *, control: str = "") -> Path:
@@ -25,6 +29,22 @@ def write(folders: Sequence[Path], path: Path, *, control: str = "") -> Path:
     from selfalign.report import html
 
     return html.write(load_runs(folders), path, control=control)
+
+
+def export_tables(folders: Sequence[Path], out: Path, *, control: str = "") -> list[Path]:
+    """Write every table of the report of these runs as CSV, LaTeX and Markdown into a folder; returns the paths. As `write`."""
+    from selfalign.report import ablation, html
+    from selfalign.report.export import write as write_tables
+
+    runs = load_runs(folders)
+    return write_tables(html.render(runs, control=control), runs, ablation.compare(runs, control), out)
+
+
+def publish(folders: Sequence[Path], page: Path) -> Published:
+    """Send a written report of these runs to W&B; a second call brings it up to date. As `wandb_report.publish`."""
+    from selfalign.report import wandb_report
+
+    return wandb_report.publish(page, load_runs(folders))
 
 
 def track(folder: Path, tracker: Tracker) -> None:

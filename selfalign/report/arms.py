@@ -52,7 +52,7 @@ def arms(runs: Sequence[Run], control: str = "") -> tuple[list[Arm], list[str]]:
     if not found:
         return [], notes
     told = [members for members in found if control and any(run.run_id == control for run in members.values())]
-    whole = [members for members in found if not _dropped(_first(members).config)]
+    whole = [members for members in found if not dropped(_first(members).config)]
     first = (told or whole or found)[0]
     names: list[str] = []
     others = sorted((members for members in found if members is not first), key=lambda one: _rank(_first(one).config))
@@ -95,16 +95,17 @@ def _seeds(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
                 yield from _seeds(value, f"{prefix}{key}.")
 
 
-def _dropped(config: Mapping[str, Any]) -> list[str]:
-    principles = config.get("principles")
-    return list(map(str, principles.get("drop") or ())) if isinstance(principles, Mapping) else []
+def dropped(config: Mapping[str, Any], group: str = "principles") -> list[str]:
+    """What a run leaves out of its principles (or exemplars)."""
+    chosen = config.get(group)
+    return list(map(str, chosen.get("drop") or ())) if isinstance(chosen, Mapping) else []
 
 
 def _rank(config: Mapping[str, Any]) -> list[int]:
     """Places of the dropped principles in the set, which orders the arms."""
     principles = config.get("principles")
     ids = list(map(str, principles.get("ids") or ())) if isinstance(principles, Mapping) else []
-    return [ids.index(name) if name in ids else len(ids) for name in _dropped(config)]
+    return [ids.index(name) if name in ids else len(ids) for name in dropped(config)]
 
 
 def _label(control: Run, run: Run) -> str:
@@ -126,3 +127,19 @@ def _label(control: Run, run: Run) -> str:
 
 def _shown(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def alike_but_for(configs: Sequence[Mapping[str, Any]], group: str) -> bool:
+    """Whether settings differ in nothing but seeds and what their `group` (principles, exemplars) leaves out."""
+
+    def without(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            key: without({name: one for name, one in entry.items() if name != "drop"} if key == group and
+                         isinstance(entry, Mapping) else entry)
+            for key, entry in value.items() if key != "seed"
+        }  # fmt: skip
+
+    found = {_text(without({key: value for key, value in config.items() if key not in PLACES})) for config in configs}
+    return len(found) <= 1

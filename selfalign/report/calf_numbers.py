@@ -21,8 +21,8 @@ FAMILIES = {
     "numbers": "paper's order, shuffled numbers",
 }
 """Family of headers -> what it is called."""
-CHECKS = ("generate",)
-"""Protocols that are no benchmark."""
+CHECKS = ("generate", "oracle")
+"""Protocols that are no benchmark; what the oracle tells, the card measures on more questions of its own."""
 CATEGORY = "accuracy_"
 """Metrics of a category of a task begin with it."""
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from markupsafe import Markup
 
 WIDTH = 640.0
+SLACK = 1e-9
+"""Rounding of a place on an axis."""
 MAX_POINTS = 400
 """Points that a curve is drawn with at most; the last of each stretch is kept."""
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -210,6 +212,73 @@ def forest(effects: Sequence[Effect], *, x_label: str, title: str) -> Markup:
             f'<circle class="dot {css}" cx="{across(one.value)}" cy="{y:g}" r="4.5"><title>{tip}</title></circle>'
         )
         parts.append(f'<text class="tick" x="{WIDTH:g}" y="{y + 4:g}" text-anchor="end">{_clean(one.note)}</text>')
+    return Markup("".join(parts) + "</svg>")
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point of a scatter plot, with its standard errors (None: no whisker)."""
+
+    label: str
+    css: str
+    x: tuple[float, float | None]
+    y: tuple[float, float | None]
+    is_on_front: bool = False
+
+
+def scatter(spots: Sequence[Spot], *, x_label: str, y_label: str, title: str) -> Markup:
+    """A scatter plot with whiskers of 1.96 standard errors, and a line along the spots on the front. Empty for no spot."""
+    if not spots:
+        return Markup("")
+    height, left, right, top, bottom = 380.0, 52.0, 14.0, 24.0, 40.0
+
+    def ends(pick: Callable[[Spot], tuple[float, float | None]]) -> tuple[list[float], float, float]:
+        reach = [value + sign * 1.96 * (error or 0.0) for value, error in map(pick, spots) for sign in (-1, 1)]
+        low, high = (min(reach), max(reach)) if min(reach) < max(reach) else (min(reach) - 0.5, max(reach) + 0.5)
+        if all(0 <= pick(spot)[0] <= 1 for spot in spots):
+            # A share has no room below 0 or above 1, whatever its whiskers say.
+            low, high = max(low, 0.0), min(high, 1.0)
+        marks = ticks(low, high, 5)
+        return [mark for mark in marks if low - SLACK <= mark <= high + SLACK], low, high
+
+    (x_marks, x_low, x_high), (y_marks, y_low, y_high) = ends(lambda spot: spot.x), ends(lambda spot: spot.y)
+
+    def across(value: float) -> float:
+        return round(left + (min(max(value, x_low), x_high) - x_low) / (x_high - x_low) * (WIDTH - left - right), 1)
+
+    def up(value: float) -> float:
+        return round(
+            height - bottom - (min(max(value, y_low), y_high) - y_low) / (y_high - y_low) * (height - top - bottom), 1
+        )
+
+    parts = [f'<svg class="figure" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{_clean(title)}">']
+    for mark in x_marks:
+        x = across(mark)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{height - bottom}"/>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{height - bottom + 17}" text-anchor="middle">{_short(mark)}</text>'
+        )
+    for mark in y_marks:
+        y = up(mark)
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 4:g}" text-anchor="end">{_short(mark)}</text>')
+    middle = (left + WIDTH - right) / 2
+    parts.append(f'<text class="axis" x="{middle:g}" y="{height - 4:g}" text-anchor="middle">{_clean(x_label)}</text>')
+    parts.append(f'<text class="axis" x="0" y="{top - 10:g}">{_clean(y_label)}</text>')
+    front = sorted((across(spot.x[0]), up(spot.y[0])) for spot in spots if spot.is_on_front)
+    if len(front) > 1:
+        parts.append(f'<path class="curve front" d="M{"L".join(f"{x},{y}" for x, y in front)}"/>')
+    for spot in spots:
+        x, y, css = across(spot.x[0]), up(spot.y[0]), _clean(spot.css)
+        for (value, error), place, line in ((spot.x, across, 'y1="{1}" y2="{1}" x1="{2}" x2="{3}"'),
+                                            (spot.y, up, 'x1="{0}" x2="{0}" y1="{2}" y2="{3}"')):  # fmt: skip
+            if error:
+                low, high = place(value - 1.96 * error), place(value + 1.96 * error)
+                parts.append(f'<line class="whisker thin {css}" {line.format(x, y, low, high)}/>')
+        tip = _clean(f"{spot.label}: {spot.x[0]:.3f}, {spot.y[0]:.3f}")
+        parts.append(
+            f'<circle class="dot {css}" cx="{x}" cy="{y}" r="{6 if spot.is_on_front else 4.5}"><title>{tip}</title></circle>'
+        )
     return Markup("".join(parts) + "</svg>")
 
 

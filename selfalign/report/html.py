@@ -1,6 +1,6 @@
 """Runs in, one self-contained HTML file out: no network, no clock, every text of a model or a user escaped.
 
-The page's content security policy allows its own two inline scripts by hash and nothing else, so a text that slipped
+The page's content security policy allows its own inline script by hash and nothing else, so a text that slipped
 through escaping would still be inert.
 """
 
@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,43 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from selfalign.identity import differences
-from selfalign.report import ablation, ablation_view, drawings, figures, gap, samples, scores, tax
+from selfalign import __version__
+from selfalign.report import (
+    ablation,
+    ablation_view,
+    design_view,
+    drawings,
+    figures,
+    flips,
+    flips_view,
+    gap,
+    samples,
+    scores,
+    tax,
+    tradeoff_view,
+    verdicts,
+)
 from selfalign.report.adherence import assessed
-from selfalign.report.arms import comparable
+from selfalign.report.design import designed
 from selfalign.report.drawings import Drawing
 from selfalign.report.judged import judged
+from selfalign.report.methods import methods, settings, software
 from selfalign.report.model import Node, Run
 from selfalign.report.outcomes import gate, protocols
+from selfalign.report.page import META, meta
+from selfalign.report.pareto import fronts
 from selfalign.report.principle_use import Citation, Compared, PrincipleUse, Rules, compare, rules_of
 from selfalign.report.published import published
+from selfalign.report.score_rows import compared, score_row
 from selfalign.report.telemetry import MATCHES_SHOWN, PARITY, Telemetry, collect
 from selfalign.report.terminal import CALF_NOTICE
+from selfalign.report.truncation import truncated
 from selfalign.tracking.scrub import scrub
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = "report.html.j2"
 FIGURE_TEMPLATE = "figure.html.j2"
-SCRIPT = "report.js"
+SCRIPTS = ("report.js", "report_flips.js")
 STYLE = "report.css"
 REASON_COLOURS = 10
 """Colours that report.css has for reasons of a funnel; a node with more reasons uses them again."""
@@ -56,18 +75,6 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class ScoreCell:
-    """A cell of the score table."""
-
-    text: str
-    sort: str
-    """Value to sort by; empty where there is none."""
-    css: str
-    detail: str
-    """n and chance of this score, for the tooltip."""
-
-
-@dataclass(frozen=True)
 class RunView:
     """One run with everything that the template shows of it."""
 
@@ -76,7 +83,6 @@ class RunView:
     settings: list[tuple[str, str]]
     config: str
     software: list[tuple[str, str]]
-    protocols: list[tuple[str, str, str]]
     funnels: list[tuple[Node, list[Bar]]]
     curves: list[tuple[str, list[figures.Curve], Markup]]
     rules: Rules
@@ -111,26 +117,25 @@ def render(runs: Sequence[Run], *, control: str = "") -> str:
     """The page as text; the same runs give the same bytes."""
     columns = scores.subjects(runs)
     lines = [line for run in runs for line in scores.lines(run)]
-    effects, cost = ablation.compare(runs, control), tax.verbose_tax(runs)
     views = _views(runs)
-    script = _asset(SCRIPT)
+    script = "".join(map(_asset, SCRIPTS))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _environment()
         .get_template(TEMPLATE)
         .render(
+            meta_name=META,
+            meta=meta(__version__, [run.run_id for run in runs], control),
             title=runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs of {_group(runs)}",
             runs=runs,
             views=views,
             columns=columns,
             with_tax="engraved" in columns and "cloned" in columns,
-            score_rows=[_score_row(line, columns) for line in lines],
+            score_rows=[score_row(line, columns) for line in lines],
             tax_errors=scores.errors([line.is_tax_paired for line in lines if line.tax], "the two models"),
             sheets=[*protocols(runs), *gate(runs), *judged(runs), *assessed(runs), *published(runs)],
             gaps=gap.views(runs),
-            tax=ablation_view.tax_view(cost) if cost else None,
-            effects=ablation_view.effects(effects) if effects else None,
-            compared=_compared(runs) if len(runs) > 1 else None,
+            compared=compared(runs) if len(runs) > 1 else None,
             arms=_arms(views) if len(runs) > 1 else [],
             detailed_runs=DETAILED_RUNS,
             matches_shown=MATCHES_SHOWN,
@@ -140,8 +145,26 @@ def render(runs: Sequence[Run], *, control: str = "") -> str:
             style=Markup(_asset(STYLE)),
             script=Markup(script),
             script_hash=f"sha256-{digest}",
+            **_analyses(runs, control),
         )
     )
+
+
+def _analyses(runs: Sequence[Run], control: str) -> dict[str, Any]:
+    """What was computed of the runs, section by section; None where a section has nothing to say."""
+    effects, cost, design = ablation.compare(runs, control), tax.verbose_tax(runs), designed(runs)
+    changes, budgets = flips.flips(runs, control), truncated(tax.tax_arms(runs))
+    claimed = verdicts.verdicts(runs, effects, control)
+    return {
+        "claims": verdicts.view(runs, claimed),
+        "effects": ablation_view.effects(effects) if effects else None,
+        "design": design_view.view(design) if design else None,
+        "changes": flips_view.view(changes) if changes else None,
+        "tax": ablation_view.tax_view(cost) if cost else None,
+        "truncation": tradeoff_view.truncation(budgets) if budgets else None,
+        "tradeoffs": tradeoff_view.tradeoffs(fronts(runs, control)),
+        "methods": methods(runs, effects, cost, design, claimed),
+    }
 
 
 def figure_page(drawing: Drawing) -> str:
@@ -191,32 +214,6 @@ def _group(runs: Sequence[Run]) -> str:
 # ------------------------------------------------------------------------------------------------------------ scores
 
 
-def _score_row(line: scores.Line, columns: Sequence[str]) -> dict[str, Any]:
-    tax = line.tax
-    return {
-        "line": line,
-        "cells": [_score_cell(line, subject) for subject in columns],
-        "tax": ScoreCell(
-            scores.tax_cell(line),
-            "" if tax is None else repr(tax[0]),
-            "absent" if tax is None else "",
-            "cloned minus engraved" if tax else "needs a valid score before and after verbose cloning",
-        ),
-    }
-
-
-def _score_cell(line: scores.Line, subject: str) -> ScoreCell:
-    score = line.scores.get(subject)
-    text = scores.cell(line, subject)
-    if score is None:
-        return ScoreCell(text, "", "absent", "not scored in this run")
-    chance = "no chance level" if score.chance is None else f"chance {scores.number(score.chance)}"
-    detail = f"n = {score.n:,}, {chance}"
-    if not scores.is_number(score):
-        return ScoreCell(text, "", "invalid", detail)
-    return ScoreCell(text, repr(score.value), "", detail)
-
-
 def _dots(run: Run) -> Markup:
     rows = []
     for line in scores.lines(run):
@@ -234,61 +231,6 @@ def _dots(run: Run) -> Markup:
 
 def _css(subject: str) -> str:
     return f"s-{subject}" if subject in scores.SUBJECTS else "s-other"
-
-
-def _compared(runs: Sequence[Run]) -> dict[str, Any]:
-    """What differs between runs: settings, answers, and each metric with one row a run."""
-    reference = runs[0]
-    configs = [comparable(run) for run in runs]
-    keys = sorted({key for config in configs[1:] for key, _, _ in differences(configs[0], config)})
-    changes = [(run, samples.changed_answers(reference, run)) for run in runs[1:]]
-    metrics = _metrics(runs)
-    paired = [row["is_paired"] for table in metrics for row in table["rows"] if row["is_paired"] is not None]
-    return {
-        "reference": reference,
-        "settings": [(key, [_shown(_at(config, key)) for config in configs]) for key in keys],
-        "answers": [(run, found) for run, found in changes if found],
-        "metrics": metrics,
-        "errors": scores.errors(paired, "runs"),
-    }
-
-
-def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One table a metric: rows are runs, columns are models and the last model's difference from the first run."""
-    by_key: dict[tuple[str, str, str], dict[int, scores.Line]] = {}
-    for index, run in enumerate(runs):
-        for line in scores.lines(run):
-            by_key.setdefault((line.task, line.protocol, line.metric), {})[index] = line
-    tables = []
-    for key, found in by_key.items():
-        columns = [name for name in scores.subjects(runs) if any(name in line.scores for line in found.values())]
-        with_tax = "engraved" in columns and "cloned" in columns
-        last, first = columns[-1], found.get(0)
-        rows = []
-        for index, line in found.items():
-            sides = ((line, last), (first, last)) if first and index else None
-            against = scores.change(*sides) if sides else None
-            like = first.scores[last].value if first and against else None
-            text = scores.with_error(*against, like=like) if against else scores.ABSENT
-            delta = ScoreCell(text, repr(against[0]) if against else "", "" if against else "absent", "")
-            is_paired = scores.is_paired(*sides) if sides and against else None
-            rows.append({**_score_row(line, columns), "delta": delta, "is_paired": is_paired})
-        name = " · ".join(key)
-        tables.append({"name": name, "columns": columns, "last": last, "with_tax": with_tax, "rows": rows})
-    return tables
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "—" if value is None or value == "" else str(value)
 
 
 # --------------------------------------------------------------------------------------------------------------- run
@@ -318,10 +260,9 @@ def _view(run: Run, index: int, data: Telemetry, same_prompts: tuple[str, str]) 
     return RunView(
         run=run,
         anchor=f"run-{index + 1}",
-        settings=_settings(run),
+        settings=settings(run),
         config=yaml.safe_dump(scrub(dict(run.config)), sort_keys=False, allow_unicode=True) if run.config else "",
-        software=_software(run),
-        protocols=_protocols(run),
+        software=software(run),
         funnels=[(node, _bars(node)) for node in data.funnels],
         curves=[
             (
@@ -376,69 +317,3 @@ def _bars(node: Node) -> list[Bar]:
     dropped = sorted(node.dropped.items(), key=lambda item: (-item[1], item[0]))
     parts += [(reason, count, f"reason-{index % REASON_COLOURS}") for index, (reason, count) in enumerate(dropped)]
     return [Bar(label, count, round(100 * count / total, 3), css) for label, count, css in parts]
-
-
-def _seeds(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            name = f"{prefix}.{key}" if prefix else str(key)
-            if key == "seed":
-                yield name, value
-            else:
-                yield from _seeds(value, name)
-
-
-def _seeds_text(config: Mapping[str, Any]) -> str:
-    found = dict(_seeds(config))
-    if len(set(map(str, found.values()))) == 1:
-        return f"{next(iter(found.values()))} (all {len(found)} of them)" if len(found) > 1 else _shown(*found.values())
-    return ", ".join(f"{name} {value}" for name, value in found.items())
-
-
-def _settings(run: Run) -> list[tuple[str, str]]:
-    """The settings that a reader asks for first; the whole configuration stands below them."""
-    config = run.config
-    if not config:
-        return []
-    model, principles = config.get("model") or {}, config.get("principles") or {}
-    stages, exemplars = config.get("stages") or {}, config.get("exemplars") or {}
-    base = str(model.get("path", "")) if isinstance(model, Mapping) else str(model)
-    rules = rules_of(config)
-    rows = [("Base model", Path(base).name if base.startswith(("/", "~", ".")) else base)]
-    if isinstance(principles, Mapping):
-        rows += [
-            ("Principles", f"{len(rules.shown)}: {', '.join(rules.shown)}" if rules.shown else "none"),
-            ("Dropped principles", _shown(principles.get("drop") or None)),
-        ]
-        if principles.get("drop"):
-            rows += [("Scope of the drop", _shown(principles.get("scope")))]
-            rows += [("Numbering", _shown(principles.get("numbering")))]
-    if isinstance(exemplars, Mapping):
-        gone = exemplars.get("drop") or []
-        rows.append(("Exemplars", _shown([name for name in exemplars.get("ids") or [] if name not in gone])))
-    if isinstance(stages, Mapping):
-        rows.append(("Stages", ", ".join(name for name, is_on in stages.items() if is_on is True) or "none"))
-    rows.append(("Seeds", _seeds_text(config)))
-    return [(name, value) for name, value in rows if value]
-
-
-def _software(run: Run) -> list[tuple[str, str]]:
-    manifest = run.manifest
-    rows = [(name, _shown(manifest.get(name))) for name in ("selfalign", "python", "platform") if manifest.get(name)]
-    git = manifest.get("git")
-    if isinstance(git, Mapping) and git.get("commit"):
-        rows.append(("commit", f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}"))
-    rows += [(str(name), str(version)) for name, version in (manifest.get("packages") or {}).items()]
-    command = manifest.get("command") or manifest.get("arguments")
-    if command:
-        text = command if isinstance(command, str) else " ".join(map(str, scrub(list(command))))
-        rows.append(("command" if "command" in manifest else "overrides", scrub(text)))
-    return rows
-
-
-def _protocols(run: Run) -> list[tuple[str, str, str]]:
-    """(task, protocol, items) of everything that was scored."""
-    found: dict[tuple[str, str], set[int]] = {}
-    for score in run.scores:
-        found.setdefault((score.task, score.protocol), set()).add(score.n)
-    return [(task, protocol, ", ".join(f"{n:,}" for n in sorted(counts))) for (task, protocol), counts in found.items()]

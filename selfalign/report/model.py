@@ -6,7 +6,7 @@ Only manifest.json must be there; what else is missing becomes a note that every
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,8 @@ from selfalign.evaluation.scores import Key, item_values
 from selfalign.records import Score, from_row
 
 MANIFEST = "manifest.json"
+SWEEP = "sweep.json"
+"""The file that makes a folder a sweep's (`selfalign.sweep`)."""
 SHAPE = "manifest.json with run_id and nodes, config.yaml, scores.jsonl, stages/<node>/"
 
 
@@ -123,6 +125,21 @@ def load_run(folder: Path) -> Run:
         scores=_scores(folder, notes),
         notes=tuple(notes),
     )
+
+
+def sweep_of(runs: Sequence[Run]) -> Mapping[str, Any]:
+    """The `sweep.json` beside several runs that names all of them; empty where there is none. Of several the one with the
+    fewest jobs, so that a larger sweep, begun later, does not change what is said of a smaller one."""
+    wanted, places = {run.run_id for run in runs}, {run.folder.resolve().parent for run in runs}
+    found = []
+    for path in sorted(path for place in places for path in place.glob(f"*/{SWEEP}")) if len(wanted) > 1 else ():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: expected JSON, found a mistake: {error}; run the sweep's command again") from None
+        if wanted <= {job["id"] for job in content.get("jobs") or ()}:
+            found.append(content)
+    return min(found, key=lambda content: len(content["jobs"]), default={})
 
 
 def load_runs(folders: Iterable[Path]) -> list[Run]:

@@ -85,7 +85,7 @@ def _cells(row: Mapping[str, Any], link: str) -> dict[str, Any]:
     right = " | ".join(text for text, is_right in zip(texts, row.get("right", ()), strict=True) if is_right)
     choice = " | ".join(texts[position] for position in row.get("choice", ()))
     logprobs = " ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.get("logprobs", ()))
-    marks = ", ".join(f"{name} {mark}" for name, mark in row.get("marks", {}).items())
+    marks = ", ".join(f"{name}: {'shown' if mark else 'missing'}" for name, mark in row.get("marks", {}).items())
     return {
         "finish": "",
         "new_tokens": None,

@@ -26,6 +26,8 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
     });
   });
 });
+// What scrolls sideways can be reached with the keyboard.
+document.querySelectorAll(".wide").forEach(function (box) { if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; });
 // What is folded on the screen is printed.
 window.addEventListener("beforeprint", function () {
   document.querySelectorAll("details").forEach(function (fold) {

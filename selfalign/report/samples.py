@@ -1,4 +1,4 @@
-"""What a reader wants to see of a run's rows: some prompts and answers, loss curves, answers that changed.
+"""What a reader wants to see of a run's rows: some prompts and answers, loss curves.
 
 Rows are chosen by id: ids are content hashes, so the choice is as good as random and the same every time.
 """
@@ -6,12 +6,12 @@ Rows are chosen by id: ids are content hashes, so the choice is as good as rando
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from selfalign.report.figures import Curve
-from selfalign.report.model import Node, Run
+from selfalign.report.model import Node
 
 KEPT_SHOWN = 8
 DROPPED_SHOWN = 2
@@ -98,14 +98,15 @@ def _sample(row: Mapping[str, Any], critique: Mapping[str, Any]) -> Sample:
 
 
 def loss_curves(node: Node) -> list[Curve]:
-    """Every loss in a node's metrics.jsonl over its steps: training first, validation after it."""
+    """The losses in a node's metrics.jsonl over its steps: training first, validation after it, by source the latter alone."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in node.rows("metrics.jsonl"):
         if not _is_number(row.get("step")):
             continue
         step = row["step"]
         for key, value in row.items():
-            if "loss" in key and _is_number(value):
+            # By source, the few rows of a step are noise around its loss; training.csv has them.
+            if "loss" in key and not key.startswith("loss/") and _is_number(value):
                 found.setdefault(key, []).append((float(step), float(value)))
     names = sorted(found, key=lambda name: ("valid" in name, name))
     return [
@@ -116,37 +117,3 @@ def loss_curves(node: Node) -> list[Curve]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class Changed:
-    """How many answers to the same prompts differ between two runs."""
-
-    node: str
-    common: int
-    """Prompts that both runs answered."""
-    changed: int
-    """Of those, prompts whose answers differ."""
-    kept_changed: int
-    """Prompts of which one run kept the answer and the other dropped it."""
-
-
-def changed_answers(reference: Run, other: Run) -> list[Changed]:
-    """For each node with responses in both runs: how many answers to the same prompts differ."""
-    found = []
-    others = {node.name: node for node in other.nodes}
-    for node in reference.nodes:
-        left = _answers(node.rows("responses.jsonl"))
-        right = _answers(others[node.name].rows("responses.jsonl")) if node.name in others else {}
-        common = left.keys() & right.keys()
-        if common:
-            texts = sum(left[key][0] != right[key][0] for key in common)
-            found.append(Changed(node.name, len(common), texts, sum(left[key][1] != right[key][1] for key in common)))
-    return found
-
-
-def _answers(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, bool]]:
-    return {
-        str(row.get("prompt_id")): (str(row.get("text") or row.get("raw") or ""), bool(row.get("kept", True)))
-        for row in rows
-    }

@@ -52,11 +52,15 @@ class Tax:
         return stats.ratio(one.difference.value, one.stderr, hundreds, error, confidence=1 - ALPHA)
 
 
+def tax_arms(runs: Sequence[Run]) -> list[Arm]:
+    """The arms whose runs are compared with themselves; a single one has nothing to be told apart from."""
+    found, _ = arms(runs)
+    return [Arm("all runs", found[0].runs)] if len(found) == 1 else found
+
+
 def verbose_tax(runs: Sequence[Run]) -> Tax | None:
     """Cloned minus engraved in the same runs, arm by arm; None where no arm has both scored on stored items."""
-    found_arms, _ = arms(runs)
-    if len(found_arms) == 1:
-        found_arms = [Arm("all runs", found_arms[0].runs)]
+    found_arms = tax_arms(runs)
     families = []
     for key in dict.fromkeys(key for key, _ in compared_keys(found_arms)):
         found = [

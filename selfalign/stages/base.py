@@ -47,6 +47,8 @@ class Context:
         silent
     )
     """Opens a progress display: label, total (0 = unknown), unit."""
+    say: Callable[[str], None] = lambda text: None
+    """Tells the user something in a line."""
 
 
 class Stage(Protocol):

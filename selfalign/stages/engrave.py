@@ -19,7 +19,7 @@ from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Example, to_row
 from selfalign.stages.base import Context, need_rows, read_responses
 from selfalign.stages.parity import NOT_IN_EVERY_ARM, common_prompts
-from selfalign.training.settings import Training
+from selfalign.training.settings import Training, arithmetic
 from selfalign.training.settings import identity as trainer_identity
 from selfalign.training.settings import problems as training_problems
 
@@ -41,7 +41,7 @@ class Engrave:
     assistant: prompts.Assistant = field(default_factory=prompts.Assistant)
     """Who the assistant is."""
 
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"
     READS: ClassVar[tuple[str, ...]] = ("responses",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter", "parity")
     GENERATES: ClassVar[bool] = False
@@ -119,8 +119,8 @@ class Engrave:
         return found
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
-        """Write `examples.jsonl`, `adapter/` (loadable by plain peft), `metrics.jsonl` (one row a step), `speed.jsonl`, which alone
-        depends on the clock, and `untrainable.jsonl` where examples were left out."""
+        """Write `examples.jsonl`, `adapter/` (loadable by plain peft), `metrics.jsonl` (one row a step), `speed.jsonl`, and
+        `training.csv` with both (these two alone depend on the clock), and `untrainable.jsonl` where examples were left out."""
         # Imported here: a stage's settings are read at start-up, its training only when it runs.
         from selfalign.training.encode import UNTRAINABLE
         from selfalign.training.launch import train
@@ -132,6 +132,7 @@ class Engrave:
         examples = self.examples(inputs["responses"], inputs.get("parity"))
         jsonl.write(out / "examples.jsonl", map(to_row, examples))
         start = inputs["adapter"].path / "adapter" if "adapter" in inputs else None
+        context.say(f"  training: {arithmetic(self.training, context.trainer)}")
         with context.progress("training", 0, "steps") as progress:
             metrics = train(
                 out / "examples.jsonl",

@@ -5,7 +5,7 @@ unless a function says otherwise, so that every comparison is paired.
 """
 
 from selfalign.statistics.corrections import benjamini_hochberg, holm
-from selfalign.statistics.designs import Effect, Shapley, effects, pair_interaction, plackett_burman, shapley
+from selfalign.statistics.designs import Effect, Shapley, aliases, effects, pair_interaction, plackett_burman, shapley
 from selfalign.statistics.outcomes import Cluster, Flips, Pairs, align, flips, units
 from selfalign.statistics.paired import (
     Equivalence,
@@ -31,6 +31,7 @@ __all__ = [
     "Pairs",
     "Rate",
     "Shapley",
+    "aliases",
     "align",
     "benjamini_hochberg",
     "binary_pairs",

@@ -123,12 +123,26 @@ def _t_test(value: float, error: float, freedom: int, confidence: float) -> tupl
     return Estimate(value, value - half, value + half), p
 
 
+def aliases(settings: ArrayLike) -> Array:
+    """(factors, pairs of factors in the order of `itertools.combinations`): how much of the interaction of each two the
+    estimate of each main effect holds, where interactions are left out of the model (the alias matrix of Box and Wilson 1951).
+
+    `settings` is (runs, factors) of +1 and -1 that tell main effects apart; 0 where main effects are free of interactions.
+    """
+    levels = np.asarray(settings, dtype=np.float64)
+    pairs = [levels[:, a] * levels[:, b] for a, b in itertools.combinations(range(levels.shape[1]), 2)]
+    if not pairs:
+        return np.zeros((levels.shape[1], 0))
+    matrix = np.column_stack([np.ones(len(levels)), levels])
+    return (np.linalg.pinv(matrix) @ np.column_stack(pairs))[1:]
+
+
 def pair_interaction(whole: ArrayLike, without_a: ArrayLike, without_b: ArrayLike, without_both: ArrayLike) -> Array:
     """What removing two things does beyond the sum of removing each: whole - without a - without b + without both.
 
     Outcomes of the same shape, (items,) or (seeds, items), columns paired; the result has that shape and goes through
-    `units` to the paired tests. Positive: together they matter less than the sum says (either can stand in for the
-    other); negative: more. Raises DataError where shapes differ.
+    `units` to the paired tests. Negative: removing both costs more than the sum of removing each (either can stand in for the
+    other); positive: less (one is of no use without the other). Raises DataError where shapes differ.
     """
     arms = [np.asarray(arm, dtype=np.float64) for arm in (whole, without_a, without_b, without_both)]
     if len({arm.shape for arm in arms}) > 1:

@@ -19,11 +19,11 @@ from selfalign.training.encode import IGNORE_INDEX, Row
 from selfalign.training.settings import Batching
 
 Micro = dict[str, Any]
-"""One forward pass: `input_ids` and `labels` [batch, seq] int64. Padded: `first` = the first position that any row has a label
-at. Shared: also `prefix` [1, prefix] int64, which stands before every row. Packed (batch is 1): `position_ids` [1, seq], `at` [n]
-int64 = the positions that predict a label, and `rows` = what `attention` needs: `common` = number of tokens at the start that
-every row begins with, `places` [rows, longest] int64 = where the rest of each row stands, `real` [rows, longest] bool = which
-of those places are the row's and not padding."""
+"""One forward pass: `input_ids` and `labels` [batch, seq] int64, and `sources`, one for each row. Padded: `first` = the first
+position that any row has a label at. Shared: also `prefix` [1, prefix] int64, which stands before every row. Packed (batch is 1):
+`position_ids` [1, seq], `at` [n] int64 = the positions that predict a label, `counts` = how many of those each row has, `rows` =
+what `attention` needs: `common` = number of tokens at the start that every row begins with, `places` [rows, longest] int64 = where
+the rest of each row stands, `slots` [own] int64 = which of those places, counted row by row, are no padding."""
 
 
 class Named(Protocol):
@@ -63,9 +63,16 @@ def epoch_order(seed: int, epoch: int, n_rows: int) -> array[int]:
 
 
 def split(rows: Sequence[Row], micro_batch_size: int, batching: Batching, rank: int, world: int) -> list[list[Row]]:
-    """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice."""
+    """The micro batches of one process: equally many on every process, an empty one where the rows do not suffice.
+
+    They have `micro_batch_size` rows, or fewer. A process alone packs as many rows as have no more tokens together than that many
+    of the longest row; among several, micro batches of unequal size would let some wait for the others.
+    """
     runs = [list(rows)] if batching is Batching.bucket else alike(sorted(rows, key=lambda row: row.ids))
     runs = [sorted(run, key=lambda row: len(row.ids), reverse=True) for run in runs]
+    if batching is Batching.pack and world == 1:
+        room = micro_batch_size * max((len(row.ids) for row in rows), default=0)
+        return [pack for run in runs for pack in filled(run, micro_batch_size, room)]
     micros = [run[start : start + micro_batch_size] for run in runs for start in range(0, len(run), micro_batch_size)]
     micros += [[] for _ in range(-len(micros) % world)]
     return micros[rank::world]
@@ -85,7 +92,7 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
         rows = [Row("", array("i", [0, 0]), 2)]
     if batching is Batching.share:
         common = common_beginning(rows)
-        rest = [Row(row.id, row.ids[common:], max(row.prompt_length, 1) - common) for row in rows]
+        rest = [Row(row.id, row.ids[common:], max(row.prompt_length, 1) - common, row.source) for row in rows]
         prefix = {"prefix": torch.tensor(rows[0].ids[:common].tolist())[None]} if common else {}
         return {**collate(rest, Batching.bucket), **prefix}
     if batching is Batching.pack:
@@ -97,7 +104,7 @@ def collate(rows: Sequence[Row], batching: Batching) -> Micro:
     for number, row in enumerate(rows):
         input_ids[number, : len(row.ids)] = torch.tensor(row.ids.tolist())
         labels[number, : len(row.ids)] = torch.tensor(row.labels)
-    return {"input_ids": input_ids, "labels": labels, "first": first}
+    return {"input_ids": input_ids, "labels": labels, "first": first, "sources": [row.source for row in rows]}
 
 
 def _pack(rows: Sequence[Row]) -> Micro:
@@ -115,11 +122,41 @@ def _pack(rows: Sequence[Row]) -> Micro:
     return {
         "input_ids": torch.tensor(tokens)[None],
         "labels": labels[None],
+        "sources": [row.source for row in rows],
         "position_ids": positions[None],
         "at": torch.nonzero(labels[1:] != IGNORE_INDEX).flatten(),
+        "counts": [row.n_labels for row in rows],
         # A place that is no token of the row repeats its first one: what is computed there is thrown away.
-        "rows": {"common": common, "places": starts[:, None] + columns * real, "real": real},
+        "rows": {
+            "common": common,
+            "places": starts[:, None] + columns * real,
+            "slots": torch.nonzero(real.flatten()).flatten(),
+        },
     }
+
+
+def filled(run: Sequence[Row], least: int, room: int) -> list[list[Row]]:
+    """Rows that begin alike as packs of at most `room` tokens, or of `least` rows where those have more."""
+    common = common_beginning(run)
+    packs: list[list[Row]] = []
+    taken = 0
+    for row in run:
+        own = len(row.ids) - common
+        if packs and (taken + own <= room or len(packs[-1]) < least):
+            packs[-1].append(row)
+            taken += own
+        else:
+            packs.append([row])
+            taken = common + own
+    return packs
+
+
+def labels_by_source(rows: Sequence[Row]) -> dict[str, int]:
+    """How many tokens carry loss, for each source, in the order of their names."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.source] = found.get(row.source, 0) + row.n_labels
+    return dict(sorted(found.items()))
 
 
 def common_beginning(rows: Sequence[Row]) -> int:
@@ -179,7 +216,7 @@ class StepPlan:
 class StepLoader:
     """The batches of the steps from `start` on, for one process; Lightning iterates over it.
 
-    A batch is a whole optimiser step of this process: `step` (from 0), `tokens` (labels of the step over all
+    A batch is a whole optimiser step of this process: `step` (from 0), `tokens` (source -> labels of the step over all
     processes), `input_tokens` (of all processes, padding not counted) and `micros`, a list of `Micro`.
     """
 
@@ -202,7 +239,7 @@ class StepLoader:
             micros = split(rows, self.micro_batch_size, self.batching, self.rank, self.world)
             yield {
                 "step": step,
-                "tokens": sum(row.n_labels for row in rows),
+                "tokens": labels_by_source(rows),
                 "input_tokens": sum(len(row.ids) for row in rows),
                 "micros": [collate(micro, self.batching) for micro in micros],
             }

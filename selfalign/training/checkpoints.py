@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-PARTS = ("weight", "exp_avg", "exp_avg_sq")
+AVERAGES = {"exp_avg": "state1", "exp_avg_sq": "state2"}
+"""What AdamW keeps of a parameter: as torch calls it, which is its name in a file, and as bitsandbytes does."""
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -34,7 +35,8 @@ def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
     value = value.to(parameter.device)
     if isinstance(parameter, DTensor):
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        # To the kind of device that the mesh is of, and from there to where the parameter is: the main memory, if offloaded.
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements).to(parameter.device)
     return value
 
 
@@ -44,8 +46,8 @@ def gather(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Opt
     for name, parameter in parameters.items():
         tensors[f"{name}.weight"] = whole(parameter)
         state = optimizer.state[parameter]
-        for part in PARTS[1:]:
-            tensors[f"{name}.{part}"] = whole(state[part])
+        for part, other in AVERAGES.items():
+            tensors[f"{name}.{part}"] = whole(state[part] if part in state else state[other])
     return tensors
 
 
@@ -59,10 +61,24 @@ def restore(
     import torch
 
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for number, (name, parameter) in enumerate(parameters.items()):
             parameter.copy_(_like(tensors[f"{name}.weight"], parameter))
-            state: dict[str, Any] = {part: _like(tensors[f"{name}.{part}"], parameter) for part in PARTS[1:]}
-            optimizer.state[parameter] = {"step": torch.tensor(float(step)), **state}
+            averages = {part: _like(tensors[f"{name}.{part}"], parameter) for part in AVERAGES}
+            if hasattr(optimizer, "init_state"):
+                _fill_paged(optimizer, parameter, number, step, averages)
+            else:
+                optimizer.state[parameter] = {"step": torch.tensor(float(step)), **averages}
+
+
+def _fill_paged(
+    optimizer: Any, parameter: torch.nn.Parameter, number: int, step: int, averages: dict[str, torch.Tensor]
+) -> None:
+    """Set what an optimiser of bitsandbytes keeps of its parameter `number`: in memory that it allocates itself, to page it."""
+    optimizer.init_state(optimizer.param_groups[0], parameter, 0, number)
+    state = optimizer.state[parameter]
+    state["step"] = step
+    for part, average in averages.items():
+        state[AVERAGES[part]].copy_(average)
 
 
 def save(folder: Path, tensors: dict[str, torch.Tensor], step: int, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Examples in, token rows out: loss on the target only, the prompt kept whole, the target cut where it does not fit.
+"""Examples in, token rows out: loss on the target only; the target is cut where it does not fit, the prompt only where asked for.
 
 Prompt and target are tokenised apart and joined, so that a label never covers a token that straddles the border
 (the reference measures the length of the tokenised prompt instead, training/finetune.py).
@@ -56,7 +56,9 @@ class Encoded:
     rows: list[Row]
     """Rows with at least one trainable token, in file order."""
     truncated: int = 0
-    """Rows whose target was cut to fit."""
+    """Rows whose target lost its end."""
+    cut_prompts: int = 0
+    """Rows whose prompt lost its beginning."""
     untrainable: list[str] = field(default_factory=list)
     """Ids of the examples whose prompt leaves no room for a single target token, or whose target is empty."""
 
@@ -71,8 +73,19 @@ def leading_ids(tokenizer: Any) -> list[int]:
     return []
 
 
-def encode(examples: Sequence[Example], tokenizer: Any, max_seq_length: int, add_eos: bool = False) -> Encoded:
-    """Tokenise examples; a prompt is kept whole, a target is cut on the right at `max_seq_length` tokens in all.
+def encode(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    max_seq_length: int,
+    add_eos: bool = False,
+    max_prompt_length: int = 0,
+    max_target_length: int = 0,
+) -> Encoded:
+    """Tokenise examples; a target is cut on the right at `max_seq_length` tokens in all.
+
+    Where they are not 0, a prompt is cut on the left at `max_prompt_length` tokens, and a target on the right at
+    `max_target_length` (IBM/Dromedary, branch main, training/finetune_qlora.py); tokens that the tokenizer puts before every text
+    stay and count as the prompt's.
 
     Raises StageError where `add_eos` is set and the tokenizer has no end token.
     """
@@ -86,16 +99,21 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_seq_length: int, add
     end = [tokenizer.eos_token_id] if add_eos else []
     prompts = tokenizer([example.prompt_text for example in examples], add_special_tokens=False)["input_ids"]
     targets = tokenizer([example.target_text for example in examples], add_special_tokens=False)["input_ids"]
-    rows, untrainable, truncated = [], [], 0
+    rows, untrainable, truncated, cut_prompts = [], [], 0, 0
     for example, prompt, target in zip(examples, prompts, targets, strict=True):
-        tokens = [*start, *prompt, *target, *end]
-        row = Row(example.id, array("i", tokens[:max_seq_length]), len(start) + len(prompt), example.source)
+        surplus = max(len(start) + len(prompt) - max_prompt_length, 0) if max_prompt_length else 0
+        asked = prompt[surplus:]
+        answer = [*target, *end]
+        wanted = answer[:max_target_length] if max_target_length else answer
+        tokens = [*start, *asked, *wanted]
+        row = Row(example.id, array("i", tokens[:max_seq_length]), len(start) + len(asked), example.source)
         if not target or row.n_labels < 1:
             untrainable.append(example.id)
             continue
-        truncated += len(tokens) > max_seq_length
+        truncated += len(tokens) > max_seq_length or len(wanted) < len(answer)
+        cut_prompts += surplus > 0
         rows.append(row)
-    return Encoded(rows, truncated, untrainable)
+    return Encoded(rows, truncated, cut_prompts, untrainable)
 
 
 def check(encoded: Encoded, max_seq_length: int, allowed_share: float) -> None:

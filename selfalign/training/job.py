@@ -18,7 +18,7 @@ from selfalign.training.settings import TrainerSettings, Training
 
 S = TypeVar("S")
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same settings and rows lead to another adapter."""
 
 

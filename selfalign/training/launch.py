@@ -35,7 +35,7 @@ LOG_LINES = 15
 
 LEFTOVERS = (
     *("adapter", "adapter.tmp", "checkpoints", "metrics.jsonl", "metrics.jsonl.tmp", "speed.jsonl", "speed.jsonl.tmp"),
-    *("untrainable.jsonl", "result.json", "worker.log"),
+    *("training.csv", "untrainable.jsonl", "result.json", "worker.log"),
 )
 
 
@@ -52,7 +52,8 @@ def train(
     """Train a LoRA adapter on `examples` and return the metrics; goes on where a killed attempt in `out` stopped.
 
     `out` then holds adapter/, metrics.jsonl and result.json, equal to the byte however often the run was killed; speed.jsonl
-    (tokens per second of every step, all that depends on the clock); and untrainable.jsonl where rows were left out.
+    (tokens per second of every step) and training.csv (both in one table), which alone depend on the clock; and untrainable.jsonl
+    where rows were left out.
     `on_progress` gets a metrics row with `total` (and `tokens_per_s`) after every step and validation.
     `initial_adapter` is the folder of an adapter to go on training, instead of a fresh one. `model_digest` saves
     hashing the model folder where the caller knows its content digest.

@@ -6,6 +6,7 @@ The files depend on weights and settings alone: no path, no set order, no model 
 from __future__ import annotations
 
 import enum
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfalign.errors import MissingDependencyError, StageError, unknown
 from selfalign.identity import BASE_PREFIX, seed_of
-from selfalign.training.settings import Precision, Strategy, TrainerSettings, Training
+from selfalign.training.settings import Accelerator, Precision, Strategy, TrainerSettings, Training
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +39,10 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_base(folder: Path, trainer: TrainerSettings, device_index: int = 0) -> Any:
-    """The base model, in float32 (qlora: 4-bit NF4 with double quantisation, straight on its CUDA device).
+    """The base model, in float32 (qlora: 4-bit NF4 with double quantisation, straight on its device).
 
     Raises StageError for a folder that is not a causal language model, MissingDependencyError for qlora without
-    bitsandbytes. The qlora branch needs a CUDA device and was not run on one.
+    bitsandbytes. The qlora branch was run on CPUs alone.
     """
     import torch
     from safetensors import SafetensorError
@@ -49,11 +50,18 @@ def load_base(folder: Path, trainer: TrainerSettings, device_index: int = 0) -> 
 
     more: dict[str, Any] = {}
     if trainer.strategy is Strategy.qlora:
-        more = {"quantization_config": _four_bit(trainer), "device_map": {"": device_index}}
+        cpu = trainer.accelerator is Accelerator.cpu
+        more = {"quantization_config": _four_bit(trainer), "device_map": {"": "cpu" if cpu else device_index}}
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **more)
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **more)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unreadable("causal language model", folder, error) from error
+    module: Any
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # Where a CPU has these instructions, bitsandbytes lays weights out anew once they are scored, and cannot train on.
+            module.support_avx512bf16_for_cpu = False
+    return base
 
 
 def empty_base(folder: Path) -> Any:
@@ -88,16 +96,21 @@ def _unreadable(what: str, folder: Path, error: Exception) -> StageError:
     )
 
 
+def bitsandbytes(what: str) -> Any:
+    """The library bitsandbytes, for a setting that needs it. Raises MissingDependencyError where it cannot be imported."""
+    try:
+        return importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{what} needs bitsandbytes, which cannot be imported ({error}); run `pip install 'selfalign[quantized]'`, or leave "
+            "that setting as it is by default"
+        ) from error
+
+
 def _four_bit(trainer: TrainerSettings) -> Any:
     import torch
 
-    try:
-        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"trainer.strategy=qlora needs bitsandbytes, which cannot be imported ({error}); run "
-            "`pip install 'selfalign[quantized]'`, or use trainer.strategy=single"
-        ) from error
+    bitsandbytes("trainer.strategy=qlora")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

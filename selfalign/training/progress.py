@@ -1,4 +1,4 @@
-"""The Lightning callback that writes down what happens: metrics rows, checkpoints, the adapter; and stops cleanly.
+"""The Lightning callback that writes down what happens: metrics rows, checkpoints, the adapter; and stops cleanly when asked to.
 
 Imported by the worker alone, as `module` is. Rows go to the metrics file before each checkpoint, which records how many
 there are: a restart cuts the file to that number and goes on. What depends on the clock goes to a file of its own, so that the
@@ -7,6 +7,8 @@ metrics of a resumed run are those of a whole one to the byte.
 
 from __future__ import annotations
 
+import csv
+import io
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -25,18 +27,23 @@ OPERATIONS_PER_TOKEN = 4
 `selfalign.cost`); what gradient checkpointing computes again does not count."""
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that end the step, leave a checkpoint and stop: what Slurm, and programs on it, send before they take a node away."""
+
+
 def no_better(losses: Sequence[float], patience: int) -> bool:
     """Whether the last `patience` losses (0: never) brought no new minimum."""
     return 0 < patience < len(losses) and min(losses[-patience:]) >= min(losses[:-patience])
 
 
 class Progress(pl.Callback):
-    """Restores, records, saves and stops one training run. `stopped` is true after a SIGTERM that left a checkpoint, `stalled`
-    after an early stop, which leaves a result."""
+    """Restores, records, saves and stops one training run. `stopped` is true after a signal to stop that left a checkpoint,
+    `stalled` after an early stop, which leaves a result."""
 
     def __init__(self, out: Path, base_name: str, every_steps: int, report: Callable[[dict[str, Any]], None]) -> None:
         self.metrics = out / "metrics.jsonl"
         self.speed = out / "speed.jsonl"
+        self.sheet = out / "training.csv"
         self.checkpoints = out / "checkpoints"
         self.adapter = out / "adapter"
         self.base_name = base_name
@@ -49,12 +56,12 @@ class Progress(pl.Callback):
         self.stopped = False
         self.stalled = False
         self.asked_to_stop = False
-        self.before: Any = None
+        self.before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Take over SIGTERM, then go on from the checkpoint, or score the validation rows before the first step."""
+        """Take over the signals, then go on from the checkpoint, or score the validation rows before the first step."""
         # Lightning's own handler ends with status 0 and can hang in a collective: replace it once it is installed.
-        self.before = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        self.before = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         pl_module.check_batching()
         if pl_module.start:
             self._restore(trainer, pl_module)
@@ -105,7 +112,7 @@ class Progress(pl.Callback):
         # One process hears the signal, all stop at the same step.
         asked = torch.tensor(float(self.asked_to_stop), device=pl_module.device)
         goes_on = step < total and not self.stalled
-        self.stopped = pl_module.summed(asked) > 0 and goes_on
+        self.stopped = float(pl_module.summed(asked)) > 0 and goes_on
         if self.stopped or (step % self.every_steps == 0 and goes_on):
             self._checkpoint(trainer, pl_module, step)
         if self.stopped or self.stalled:
@@ -136,11 +143,26 @@ class Progress(pl.Callback):
         self.pending, self.speeds = [], []
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Write the adapter, unless the run was stopped before its end."""
-        signal.signal(signal.SIGTERM, self.before)
+        """Write the adapter and the table of all steps, unless the run was stopped before its end."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
         if self.stopped:
             return
         self._flush(trainer)
         weights = {name: checkpoints.whole(parameter) for name, parameter in pl_module.trainable().items()}
         if trainer.is_global_zero:
+            write_sheet(self.sheet, jsonl.read(self.metrics), jsonl.read(self.speed))
             lora.save_adapter(pl_module.model, weights, self.base_name, self.adapter)
+
+
+def write_sheet(path: Path, metrics: Sequence[dict[str, Any]], speeds: Sequence[dict[str, Any]]) -> None:
+    """Write metrics and speeds as one CSV table, a line for each step; a cell is empty where nothing was measured."""
+    lines: dict[int, dict[str, Any]] = {}
+    for row in (*metrics, *speeds):
+        lines.setdefault(row["step"], {}).update(row)
+    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(lines[step] for step in sorted(lines))
+    path.write_text(text.getvalue(), encoding="utf-8")

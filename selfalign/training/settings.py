@@ -49,7 +49,16 @@ class Strategy(StrEnum):
     fsdp = "fsdp"
     """Parameters sharded over the devices (FSDP2). The first process alone reads the base and hands out its shards."""
     qlora = "qlora"
-    """One CUDA device, base in 4-bit NF4 (bitsandbytes)."""
+    """The base in 4-bit NF4 (bitsandbytes), a copy on every device."""
+
+
+class Optimizer(StrEnum):
+    """What moves the weights; its two averages are float32 in either case."""
+
+    adamw = "adamw"
+    """torch's AdamW."""
+    paged_adamw = "paged_adamw"
+    """bitsandbytes' PagedAdamW32bit: the averages leave the GPU's memory where that is short. For CUDA, and not for `fsdp`."""
 
 
 class Precision(StrEnum):
@@ -98,6 +107,8 @@ class Training:
     """Optimiser steps until the peak learning rate (>= 0; reference 100); should be well below the total."""
     schedule: Schedule = Schedule.warmup_decay
     """How the learning rate moves (reference warmup_decay)."""
+    optimizer: Optimizer = Optimizer.adamw
+    """What moves the weights (reference adamw; Dromedary-2's QLoRA paged_adamw)."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay (>= 0; reference 0)."""
     beta1: float = 0.9
@@ -108,6 +119,10 @@ class Training:
     """The gradient is scaled down to this norm (>= 0; 0 = never)."""
     max_seq_length: int = 512
     """Tokens of prompt and target together (>= 2; reference 512, 768 in stage 4). Longer targets lose their end."""
+    max_prompt_length: int = 0
+    """Tokens of the prompt alone; a longer one loses its beginning (>= 0; 0 = it is kept whole; Dromedary-2's QLoRA 512)."""
+    max_target_length: int = 0
+    """Tokens of the target alone; a longer one loses its end (>= 0; 0 = as many as fit; Dromedary-2's QLoRA 512)."""
     add_eos: bool = False
     """End every target with the tokenizer's end token (reference False: a turn ends with a text marker)."""
     batching: Batching = Batching.pack
@@ -140,11 +155,15 @@ class TrainerSettings:
     precision: Precision = Precision.fp32
     """Floating-point type of the computation."""
     micro_batch_size: int = 8
-    """Rows of one forward pass on one device (>= 1; reference 16)."""
+    """Rows of one forward pass on one device (>= 1; reference 16). A device alone packs as many rows as have no more tokens than
+    that many of the longest row."""
     accelerator: Accelerator = transient(Accelerator.auto)
     """Kind of device."""
     threads: int = transient(0)
     """CPU threads of each process (>= 0; 0 = one for a small model, else torch's own choice)."""
+    cpu_offload: bool = False
+    """Keep shards, gradients and optimiser state in the main memory, and take the optimiser's step there: for `fsdp`. Less GPU
+    memory, more time. No transient field: a CPU rounds AdamW's step otherwise than a GPU."""
     gradient_checkpointing: bool = transient(False)
     """Recompute activations in the backward pass: less memory, about a third more time."""
     checkpoint_every_steps: int = transient(50)
@@ -159,9 +178,30 @@ def identity(trainer: TrainerSettings) -> dict[str, Any]:
     return identities.plain(trainer)
 
 
+def arithmetic(training: Training, trainer: TrainerSettings) -> str:
+    """How a whole step's rows are spread over devices and forward passes, in words; the settings have no problem."""
+    micro, devices = trainer.micro_batch_size, trainer.devices * trainer.num_nodes
+    passes = training.global_batch_size // (micro * devices)
+
+    def some(count: int, unit: str) -> str:
+        return f"{count} {unit}{'' if count == 1 else 's' if unit[-1] != 's' else 'es'}"
+
+    nodes = f" on {some(trainer.num_nodes, 'node')}" if trainer.num_nodes > 1 else ""
+    fewer = ", or fewer full packs" if training.batching is Batching.pack and devices == 1 < passes else ""
+    return (
+        f"{some(training.global_batch_size, 'row')} a step = {some(micro, 'row')} x {some(devices, 'device')}{nodes} x "
+        f"{some(passes, 'pass')}{fewer}"
+    )
+
+
 def problems(training: Training, trainer: TrainerSettings) -> list[str]:
     """What is wrong with these settings, each with its remedy; loads torch only to count CUDA devices."""
-    return [*_range_problems(training, trainer), *_batch_problems(training, trainer), *_device_problems(trainer)]
+    return [
+        *_range_problems(training, trainer),
+        *_batch_problems(training, trainer),
+        *_strategy_problems(training, trainer),
+        *_device_problems(training, trainer),
+    ]
 
 
 def _range_problems(training: Training, trainer: TrainerSettings) -> list[str]:
@@ -173,7 +213,10 @@ def _range_problems(training: Training, trainer: TrainerSettings) -> list[str]:
 
     for name in ("rank", "alpha", "epochs", "global_batch_size"):
         expect(getattr(training, name) >= 1, f"training.{name}", getattr(training, name), "at least 1")
-    for name in ("warmup_steps", "weight_decay", "max_grad_norm", "validate_every_steps", "early_stopping_patience"):
+    for name in (
+        *("warmup_steps", "weight_decay", "max_grad_norm", "validate_every_steps", "early_stopping_patience"),
+        *("max_prompt_length", "max_target_length"),
+    ):
         expect(getattr(training, name) >= 0, f"training.{name}", getattr(training, name), "at least 0")
     for name in ("dropout", "beta1", "beta2", "validation_fraction"):
         value = getattr(training, name)
@@ -214,40 +257,69 @@ def _batch_problems(training: Training, trainer: TrainerSettings) -> list[str]:
     ]
 
 
-def _device_problems(trainer: TrainerSettings) -> list[str]:
+def _strategy_problems(training: Training, trainer: TrainerSettings) -> list[str]:
+    """Settings that the strategy cannot follow or has no use for, and libraries that are missing."""
     found = []
-    strategy, accelerator = trainer.strategy, trainer.accelerator
-    if strategy in (Strategy.single, Strategy.qlora) and (trainer.devices, trainer.num_nodes) != (1, 1):
+    strategy = trainer.strategy
+    if strategy is Strategy.single and (trainer.devices, trainer.num_nodes) != (1, 1):
         found.append(
             f"trainer.strategy={strategy} runs on one device, found devices={trainer.devices}, "
             f"num_nodes={trainer.num_nodes}; set both to 1, or use trainer.strategy=ddp or fsdp"
+        )
+    if trainer.cpu_offload and strategy is not Strategy.fsdp:
+        found.append(
+            f"trainer.cpu_offload=true keeps the shards of trainer.strategy=fsdp in the main memory, found strategy={strategy}, "
+            "which has none; use trainer.strategy=fsdp (one device will do), or trainer.cpu_offload=false"
+        )
+    if training.optimizer is Optimizer.paged_adamw and strategy is Strategy.fsdp:
+        found.append(
+            "training.optimizer=paged_adamw cannot page the shards of trainer.strategy=fsdp; use training.optimizer=adamw "
+            "(with trainer.cpu_offload=true where memory is short), or trainer.strategy=qlora, ddp or single"
         )
     if trainer.num_nodes > 1 and not trainer.launcher:
         found.append(
             f"trainer.num_nodes={trainer.num_nodes} needs a command that starts a process per device on every node; "
             f"set trainer.launcher, such as [srun, --nodes={trainer.num_nodes}, --ntasks-per-node={trainer.devices}]"
         )
-    if strategy is Strategy.qlora and importlib.util.find_spec("bitsandbytes") is None:
-        found.append(
-            "trainer.strategy=qlora needs bitsandbytes, which is not installed; run "
-            "`pip install 'selfalign[quantized]'`, or use trainer.strategy=single"
-        )
-    # Counting devices loads torch, so only where the answer matters.
-    if accelerator is Accelerator.cuda or strategy is Strategy.qlora or (trainer.devices > 1 and accelerator != "cpu"):
-        found += _cuda_problems(trainer)
+    users = [
+        (f"trainer.strategy={Strategy.qlora}", strategy is Strategy.qlora, "trainer.strategy=single"),
+        (
+            f"training.optimizer={Optimizer.paged_adamw}",
+            training.optimizer is Optimizer.paged_adamw,
+            "training.optimizer=adamw",
+        ),
+    ]
+    for name, used, instead in users:
+        if used and importlib.util.find_spec("bitsandbytes") is None:
+            found.append(
+                f"{name} needs bitsandbytes, which is not installed; run `pip install 'selfalign[quantized]'`, or use {instead}"
+            )
     return found
 
 
-def _cuda_problems(trainer: TrainerSettings) -> list[str]:
+def _device_problems(training: Training, trainer: TrainerSettings) -> list[str]:
+    """Devices that are not there. Counting them loads torch, so only where the answer matters."""
+    accelerator = trainer.accelerator
+    needs = {
+        f"trainer.strategy={Strategy.qlora}": (trainer.strategy is Strategy.qlora, "trainer.strategy=single"),
+        f"training.optimizer={Optimizer.paged_adamw}": (
+            training.optimizer is Optimizer.paged_adamw,
+            "training.optimizer=adamw",
+        ),
+    }
+    asked = [(name, instead) for name, (used, instead) in needs.items() if used]
+    if accelerator is Accelerator.cpu or (accelerator is Accelerator.auto and not asked and trainer.devices == 1):
+        return []
     import torch
 
     available = torch.cuda.device_count()
-    if trainer.strategy is Strategy.qlora and (available == 0 or trainer.accelerator is Accelerator.cpu):
+    if asked and available == 0 and accelerator is not Accelerator.cpu:
         return [
-            f"trainer.strategy=qlora needs a CUDA device, found {available} and accelerator={trainer.accelerator}; "
-            "run it on a machine with an NVIDIA GPU, or use trainer.strategy=single"
+            f"{name} needs a CUDA device, found {available} and accelerator={accelerator}; run it on a machine with an NVIDIA "
+            f"GPU, or use {instead} (trainer.accelerator=cpu tries it without one, slowly)"
+            for name, instead in asked
         ]
-    if trainer.launcher or (trainer.accelerator is Accelerator.auto and available == 0):
+    if trainer.launcher or (accelerator is Accelerator.auto and available == 0):
         return []
     if trainer.devices > available:
         return [

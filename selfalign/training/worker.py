@@ -21,11 +21,10 @@ from typing import Any
 
 from selfalign import jsonl
 from selfalign.errors import SelfAlignError
-from selfalign.records import Example, from_row
 from selfalign.threads import torch_threads
 from selfalign.training import job as jobs
 from selfalign.training.job import Job
-from selfalign.training.settings import Accelerator, Precision, Strategy
+from selfalign.training.settings import Accelerator, Precision, Strategy, TrainerSettings
 
 STOPPED = 143
 """Exit status after SIGTERM, as a shell reports it."""
@@ -89,37 +88,41 @@ def train(job: Job, report: Report, first: bool) -> int:
     """The run itself, in one of its processes; `first` writes the result."""
     from transformers.utils.logging import disable_progress_bar
 
-    from selfalign.training import batches, checkpoints, encode, lora
+    from selfalign.training import checkpoints, encode
+    from selfalign.training.data import Rows
     from selfalign.training.module import Finetuning
     from selfalign.training.progress import Progress
 
     disable_progress_bar()
-    training = job.training
-    examples = [from_row(Example, row) for row in jsonl.iterate(job.examples)]
-    encoded = encode.encode(examples, lora.load_tokenizer(job.model_folder), training.max_seq_length, training.add_eos)
-    encode.check(encoded, training.max_seq_length, training.max_untrainable_share)
-    encode.check_fit(encoded.rows, *lora.limits(job.model_folder))
-    if first and encoded.untrainable:
-        lost = ({"id": name, "kept": False, "reason": encode.UNTRAINABLE} for name in encoded.untrainable)
-        jsonl.write(job.out / "untrainable.jsonl", lost)
-    rows, validation = batches.hold_out(encoded.rows, training.validation_fraction, training.seed)
-    plan = batches.StepPlan(rows, training.global_batch_size, training.epochs, training.seed)
     found = checkpoints.latest(job.out / "checkpoints")
     start = found[1] if found else 0
+    rows = Rows(job, start)
+    lost = rows.encoded.untrainable
+    if first and lost:
+        dropped = ({"id": name, "kept": False, "reason": encode.UNTRAINABLE} for name in lost)
+        jsonl.write(job.out / "untrainable.jsonl", dropped)
     module = Finetuning(
-        job.model_folder, training, job.trainer, plan, validation, start, job.initial_adapter, job.base_name
+        job.model_folder,
+        job.training,
+        job.trainer,
+        rows.plan,
+        rows.validation,
+        start,
+        job.initial_adapter,
+        job.base_name,
     )
     progress = Progress(job.out, job.base_name, job.trainer.checkpoint_every_steps, report)
-    make_trainer(job, progress).fit(module)
+    make_trainer(job, progress).fit(module, datamodule=rows)
     if progress.stopped:
         return STOPPED
     if first:
         metrics = {
-            "examples": len(examples),
-            "train_examples": len(rows),
-            "validation_examples": len(validation),
-            "truncated_rows": encoded.truncated,
-            "untrainable_rows": len(encoded.untrainable),
+            "examples": len(rows.encoded.rows) + len(lost),
+            "train_examples": len(rows.plan.rows),
+            "validation_examples": len(rows.validation),
+            "truncated_rows": rows.encoded.truncated,
+            "cut_prompts": rows.encoded.cut_prompts,
+            "untrainable_rows": len(lost),
             "stopped_early": progress.stalled,
             "trainable_parameters": sum(parameter.numel() for parameter in module.trainable().values()),
             **summary(job.out / "metrics.jsonl"),
@@ -133,7 +136,6 @@ def make_trainer(job: Job, callback: Any) -> Any:
     """Lightning's Trainer for a job: it runs the loop, devices and precision; recording is ours."""
     import pytorch_lightning as pl
     import torch
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     settings = job.trainer
     cuda = settings.accelerator is not Accelerator.cpu and torch.cuda.is_available()
@@ -141,10 +143,9 @@ def make_trainer(job: Job, callback: Any) -> Any:
         accelerator="cuda" if cuda or settings.accelerator is Accelerator.cuda else "cpu",
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=make_strategy(job),
+        strategy=make_strategy(settings, cuda),
         precision="bf16-mixed" if settings.precision is Precision.bf16_mixed else "32-true",
-        # Without a launcher of the user's, a surrounding SLURM job is none of Lightning's business.
-        plugins=None if settings.launcher else [LightningEnvironment()],
+        plugins=environment(settings),
         max_epochs=1,
         callbacks=[callback],
         logger=False,
@@ -159,20 +160,31 @@ def make_trainer(job: Job, callback: Any) -> Any:
     )
 
 
-def make_strategy(job: Job) -> Any:
-    """Lightning's strategy for a job."""
-    from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+def environment(settings: TrainerSettings) -> list[Any] | None:
+    """Who numbers the processes, for Lightning; None lets it look."""
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    settings = job.trainer
-    if settings.strategy is Strategy.ddp:
-        return DDPStrategy()
+    if not settings.launcher:
+        # A surrounding Slurm job is none of its business.
+        return [LightningEnvironment()]
+    if not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
+        # At a signal it would save the whole model and requeue the job, which is for the user to decide.
+        return [SLURMEnvironment(auto_requeue=False)]
+    return None
+
+
+def make_strategy(settings: TrainerSettings, cuda: bool) -> Any:
+    """Lightning's strategy."""
+    from pytorch_lightning.strategies import DDPStrategy
+
     if settings.strategy is Strategy.fsdp:
-        # Its own defaults shard over nodes only and use tensor parallelism within one.
-        return ModelParallelStrategy(
-            data_parallel_size=settings.devices * settings.num_nodes,
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
-        )
+        from selfalign.training.sharding import Sharded
+
+        return Sharded(settings, cuda)
+    if settings.strategy is Strategy.ddp or settings.devices * settings.num_nodes > 1:
+        return DDPStrategy()
     return "auto"
 
 
@@ -188,7 +200,12 @@ def summary(metrics: Path) -> dict[str, Any]:
         "train_loss": sum(row["loss"] * row["tokens"] for row in last) / sum(row["tokens"] for row in last),
         "validation_loss_before": scored[0] if scored else None,
         "validation_loss_after": scored[-1] if scored else None,
-        **{key.replace("loss/", "loss_after/"): value for row in rows for key, value in row.items() if "loss/" in key},
+        **{
+            key.replace("loss/", "loss_after/"): value
+            for row in rows
+            for key, value in row.items()
+            if key.startswith("validation_loss/")
+        },
     }
 
 

@@ -180,7 +180,7 @@ def contents(store: Path) -> dict[str, str]:
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.rglob("*"))
         if path.is_file()
-        and path.name not in ("manifest.json", "speed.jsonl")
+        and path.name not in ("manifest.json", "speed.jsonl", "training.csv")
         and not path.relative_to(store).parts[0].startswith(".")
     }
 

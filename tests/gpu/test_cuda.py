@@ -13,7 +13,7 @@ from selfalign.engines.model import Dtype, ModelSettings
 from selfalign.identity import short_id
 from selfalign.records import Example, to_row
 from selfalign.training.launch import train
-from selfalign.training.settings import Accelerator, Precision, TrainerSettings, Training
+from selfalign.training.settings import Accelerator, Optimizer, Precision, Strategy, TrainerSettings, Training
 
 pytestmark = pytest.mark.gpu
 
@@ -48,10 +48,27 @@ def test_bf16_scores_are_near_those_of_float32(tiny_model: Path) -> None:
     assert found[0] == pytest.approx(found[1], rel=0.05)
 
 
-def test_training_on_cuda_learns(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "more", "optimizer"),
+    [
+        (Strategy.single, {}, Optimizer.adamw),
+        (Strategy.fsdp, {}, Optimizer.adamw),
+        (Strategy.fsdp, {"cpu_offload": True}, Optimizer.adamw),
+        (Strategy.qlora, {}, Optimizer.paged_adamw),
+    ],
+)
+def test_training_on_cuda_learns(
+    tiny_model: Path, tmp_path: Path, strategy: Strategy, more: dict, optimizer: Optimizer
+) -> None:
+    if strategy is Strategy.qlora:
+        pytest.importorskip("bitsandbytes")
     rows = [Example(short_id(n), str(n), f"Question {n}", " the same answer", "test") for n in range(32)]
     jsonl.write(tmp_path / "examples.jsonl", map(to_row, rows))
-    trainer = TrainerSettings(accelerator=Accelerator.cuda, precision=Precision.bf16_mixed, micro_batch_size=8)
-    training = Training(epochs=8, global_batch_size=16, warmup_steps=2, learning_rate=5e-3, validation_fraction=0.1)
+    trainer = TrainerSettings(
+        strategy, accelerator=Accelerator.cuda, precision=Precision.bf16_mixed, micro_batch_size=8, **more
+    )
+    training = Training(
+        epochs=8, global_batch_size=16, warmup_steps=2, learning_rate=5e-3, validation_fraction=0.1, optimizer=optimizer
+    )
     metrics = train(tmp_path / "examples.jsonl", tiny_model, tmp_path / "out", training, trainer)
     assert metrics["validation_loss_after"] < metrics["validation_loss_before"]

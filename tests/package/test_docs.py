@@ -44,15 +44,15 @@ def test_every_run_of_the_readme_composes(command: list[str]) -> None:
 
 
 def test_the_table_of_groups_lists_every_choice() -> None:
-    for folder in sorted((ROOT / "conf").iterdir()):
-        if not folder.is_dir():
-            continue
-        row = next((line for line in README.splitlines() if line.startswith(f"| `{folder.name}=`")), None)
-        assert row, f"README has no row for {folder.name}="
+    conf = ROOT / "conf"
+    for folder in sorted({path.parent for path in conf.rglob("*.yaml")} - {conf}):
+        group = folder.relative_to(conf).as_posix()
+        row = next((line for line in README.splitlines() if line.startswith(f"| `{group}=`")), None)
+        assert row, f"README has no row for {group}="
         for path in folder.glob("*.yaml"):
-            assert f"`{path.stem}`" in row, f"README does not list {folder.name}={path.stem}"
+            assert f"`{path.stem}`" in row, f"README does not list {group}={path.stem}"
         for name in re.findall(r"`([a-z0-9_]+)`", row.split("|")[2].split(";")[0]):
-            assert (folder / f"{name}.yaml").is_file(), f"README lists {folder.name}={name}, which is not there"
+            assert (folder / f"{name}.yaml").is_file(), f"README lists {group}={name}, which is not there"
 
 
 def test_every_make_target_of_the_documents_exists() -> None:

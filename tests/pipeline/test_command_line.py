@@ -135,6 +135,13 @@ def test_verify_finds_a_number_that_its_items_do_not_give(done: tuple[Path, Path
     tampered = selfalign(folder, "verify", run.name)
     (run / "scores.jsonl").write_text(scores)
     assert tampered.returncode == 1 and "scores.jsonl says value 0.987 instead of" in tampered.stdout
+    page = (run / "report.html").read_text()
+    cell = re.search(r"([0-9]\.[0-9]{3})<span class=\"err\">", page)
+    assert cell is not None
+    (run / "report.html").write_text(page[: cell.start(1)] + "9.999" + page[cell.end(1) :])
+    planted = selfalign(folder, "verify", run.name)
+    (run / "report.html").write_text(page)
+    assert planted.returncode == 1 and "it says '9.999" in planted.stdout, planted.stdout
     examples = run / "stages" / "engraved" / "examples.jsonl"
     text = examples.read_text()
     examples.write_text(text.replace("Lisbon", "London", 1))
@@ -192,6 +199,13 @@ def test_a_sweep_runs_every_arm_and_compares_them(done: tuple[Path, Path]) -> No
     assert {path.name for path in sweep.iterdir()} == {"report.html", "sweep.json"}
     told = selfalign(folder, "sweep", "status", str(sweep.relative_to(folder)))
     assert told.returncode == 0 and "3 done" in told.stdout
+    place = str(sweep.relative_to(folder))
+    verified = selfalign(folder, "verify", place)
+    assert verified.returncode == 0 and verified.stdout.count(", 0 wrong") == 4, verified.stdout
+    page = (sweep / "report.html").read_text()
+    (sweep / "report.html").write_text(page.replace("without candor", "without candour", 1))
+    assert selfalign(folder, "verify", place).returncode == 1
+    (sweep / "report.html").write_text(page)
     bad = selfalign(folder, "run", *quick, "principles.drop=[],[candour],[helpful]", "-m")
     assert bad.returncode == 2 and "in 1 of 3 jobs" in bad.stderr
     assert {path.name for path in folder.iterdir()} <= {"runs", "store", "home", "script.jsonl", "page.html"}

@@ -45,7 +45,8 @@ def manifests(store: Path) -> dict[str, dict[str, object]]:
     for manifest in found.values():
         for volatile in ("seconds", "created", "git"):
             manifest.pop(volatile, None)
-        manifest["files"].pop("speed.jsonl", None)
+        for timed in ("speed.jsonl", "training.csv"):
+            manifest["files"].pop(timed, None)
     return found
 
 

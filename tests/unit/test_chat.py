@@ -73,7 +73,8 @@ def test_a_talk_answers_with_the_chosen_models_and_goes_on_with_the_last(run: Pa
     chat.talk(one, speakers, iter(lines), said.append, max_new_tokens=8, temperature=0)
     text = "".join(said)
     assert text.index("[base] ") < text.index("[engraved] ")
-    for expected in ("/reset", "did you mean 'engraved'", "Be short, please.\n\n### User"):
+    unknown = "unknown order '/nonsense'"
+    for expected in (unknown, "(next: base, engraved)", "did you mean 'engraved'", "Be short, please.\n\n### User"):
         assert expected in text
     assert "Never" not in text
 
@@ -99,3 +100,47 @@ def test_lines_come_from_a_pipe_too(
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello?\n\nAnd you?\n"))
     assert commands.chat([str(run), "--max-new-tokens", "4"]) == 0
     assert capsys.readouterr().out.count("[engraved] ") == 2
+
+
+def test_orders_say_what_they_did_and_a_reset_forgets(run: Path) -> None:
+    one, said = load_run(run), list[str]()
+    speakers = chat.Speakers(one)
+    lines = ["/help", "/stage", "/base", "One?", "/reset", "/system"]
+    chat.talk(one, speakers, iter(lines), said.append, max_new_tokens=4, temperature=0)
+    text = "".join(said)
+    for order in chat.ORDERS:
+        assert order in chat.HELP
+    assert "(next: engraved)" in text and "(next: base)" in text and "(forgotten)" in text
+    assert text.endswith("### User\n") and "One?" not in text
+
+
+def test_an_answer_that_is_stopped_is_what_was_said_of_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, said, prompts_seen = load_run(run), list[str](), list[str]()
+    speakers = chat.Speakers(one)
+
+    def answer(name: str, prompt: str, say, **_) -> str:
+        prompts_seen.append(prompt)
+        say(" Half an")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speakers, "answer", answer)
+    chat.talk(one, speakers, iter(["One?", "Two?"]), said.append, max_new_tokens=4)
+    assert prompts_seen[1].endswith("One?\n\n### Willow\nHalf an\n\n### User\nTwo?\n\n### Willow")
+
+
+def test_answers_that_leave_no_room_for_a_question_are_refused(run: Path) -> None:
+    one = load_run(run)
+    speakers = chat.Speakers(one)
+    with pytest.raises(SelfAlignError, match=r"--max-new-tokens 4096; give less than \d+") as caught:
+        chat.talk(one, speakers, iter(["Hi"]), print, max_new_tokens=4096)
+    most = int(str(caught.value).split()[-1])
+    chat.talk(one, speakers, iter([]), print, max_new_tokens=most - 1)
+    with pytest.raises(SelfAlignError):
+        chat.talk(one, speakers, iter([]), print, max_new_tokens=most)
+
+
+@pytest.mark.parametrize("wrong", ["-1", "warm", "inf"])
+def test_a_temperature_is_no_less_than_zero(run: Path, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        commands.chat([str(run), f"--temperature={wrong}"])
+    assert "--temperature" in capsys.readouterr().err

@@ -138,3 +138,64 @@ def test_the_hub_gets_the_folder_and_its_refusal_is_told(run: Path, monkeypatch:
     assert asked[0][1]["private"] is True and asked[1][1]["folder_path"] == str(folder)
     with pytest.raises(SelfAlignError, match="403 Forbidden.*hf auth login"):
         export.push(folder, "me/refused")
+
+
+def test_the_chat_template_lays_a_talk_out_as_training_did(run: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from selfalign import prompts
+    from selfalign.prompts import Assistant
+
+    tokenizer = AutoTokenizer.from_pretrained(export.export(run).folder)
+    talk = [("Who {{ are }} you?", 'I am "Willow".'), ("Und jetzt: \U0001f642 ü?", "")]
+    messages = [
+        {"role": role, "content": text} for turn in talk for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+
+    def laid_out(meta: str) -> str:
+        assistant = Assistant()
+        text = prompts.chat_prompt(meta, assistant, talk[0][0]) + prompts.chat_target(talk[0][1]).removesuffix("\n")
+        return prompts.chat_prompt(text, assistant, talk[1][0])
+
+    standard = prompts.fill(prompts.load_text("standard"), Assistant())
+    assert tokenizer.apply_chat_template(messages[:3], tokenize=False) == laid_out(standard)
+    system = [{"role": "system", "content": "Be \\n brief."}, *messages[:3]]
+    assert tokenizer.apply_chat_template(system, tokenize=False) == laid_out("Be \\n brief.\n\n### User")
+
+
+def test_the_template_brings_the_token_that_the_tokenizer_puts_before_every_text() -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    from selfalign.model_card import chat_template
+    from selfalign.prompts import Assistant
+
+    template = chat_template("Hi.\n\n### User", Assistant(), "<s>")
+    (text,), _ = render_jinja_template([[{"role": "user", "content": "Yes?"}]], chat_template=template)
+    assert text == "<s>Hi.\n\n### User\nYes?\n\n### Willow"
+
+
+def test_what_the_card_says_to_run_runs(run: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for merged in (False, True):
+        folder = export.export(run, merged=merged).folder
+        code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        said: list[str] = []
+        monkeypatch.chdir(folder)
+        code = code.replace("max_new_tokens=200", "max_new_tokens=4").replace(
+            f'"{tiny_model.name}"', repr(str(tiny_model))
+        )
+        exec(code, {"print": said.append})
+        assert len(said) == 1
+
+
+def test_an_adapter_of_a_model_from_a_hub_names_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from selfalign.report import load_run
+
+    settings = replace(export.model_of(load_run(run)), path="owner/name", revision="v1")
+    config = run / "adapter_config.json"
+    config.write_text('{"base_model_name_or_path": "base-abc", "r": 4}')
+    one = load_run(run)
+    one.config["model"] = {"path": "owner/name"}
+    export._name_base(one, settings, config)
+    assert json.loads(config.read_text()) == {"base_model_name_or_path": "owner/name", "revision": "v1", "r": 4}

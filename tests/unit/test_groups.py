@@ -293,7 +293,7 @@ def test_every_experiment_is_sound_but_for_what_its_run_line_leaves_to_the_user(
         line = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# Run: "))
         left = [key for key in GIVEN if f"{key}=" in line]
         # A GPU is no part of a recipe's soundness.
-        chosen = [f"experiments={path.stem}", "trainer=single"]
+        chosen = [f"experiments={path.stem}", "trainer=single", "trainer.devices=1", "engrave.training.optimizer=adamw"]
         assert experiment.problems(groups.compose([*chosen, *(f"{key}={here[key]}" for key in left)])) == [], path
         found = experiment.problems(groups.compose(chosen))
         assert len(found) == len(left), (path, found)

@@ -164,7 +164,6 @@ def test_workers_swap_adapters_and_one_that_is_started_again_has_the_one_at_work
         lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
         get_peft_model(load_model(ModelSettings(str(tiny_model))), lora).save_pretrained(str(tmp_path / "adapter"))
     pairs = [ScoreRequest(f"s{i}", f"Question {i}", f" answer {i}") for i in range(20)]
-    asked = requests(temperature=0.0, max_new_tokens=200)
 
     def scores(engine) -> list[float]:
         found = {one.id: one.logprob for one in engine.score(iter(pairs))}
@@ -173,12 +172,14 @@ def test_workers_swap_adapters_and_one_that_is_started_again_has_the_one_at_work
     known = {}
     for adapter in (None, tmp_path / "adapter"):
         with local.open(adapter) as engine:
-            known[adapter] = scores(engine), {one.id: one.text for one in engine.generate(iter(asked))}
+            written = generate(engine, requests(), tmp_path / f"{adapter is None}.jsonl")
+            known[adapter] = scores(engine), {one.id: one.text for one in written}
     with Ray(local, **TWO).open(None, [tmp_path / "adapter"]) as engine:
         for adapter in (None, tmp_path / "adapter", None, tmp_path / "adapter"):
             engine.swap(adapter)
-            assert scores(engine) == pytest.approx(known[adapter][0], abs=1e-6)
-        stream = engine.generate(iter(asked))
+            # Groups are of another size than in one process, which moves the last bits.
+            assert scores(engine) == pytest.approx(known[adapter][0], abs=1e-5)
+        stream = engine.generate(iter(requests()))
         found = [next(stream)]
         assert kill_a_worker_at_work()
         assert {one.id: one.text for one in (*found, *stream)} == known[tmp_path / "adapter"][1]

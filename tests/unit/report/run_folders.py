@@ -116,7 +116,7 @@ def write_run(folder: Path, *, drop: list[str] | None = None, seed: int = 0) -> 
             "responses": {
                 **node,
                 "stage": "SelfAlign",
-                "artifact": "SelfAlign-1-bbbbbbbbbbbb",
+                "artifact": f"SelfAlign-1-bbbbbbbbbbbb{'-'.join(drop)}",
                 "counts": counts(answers),
             },
             "engraved": {

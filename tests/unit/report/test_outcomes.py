@@ -10,6 +10,7 @@ from selfalign.report import load_run
 from selfalign.report.outcomes import gate, protocols, tables
 from selfalign.report.scores import grid
 from selfalign.report.terminal import plain_text
+from tests.unit.report.run_folders import answer_row, write_run, write_scores
 
 LETTERS = ["One.", "Two."]
 
@@ -79,3 +80,15 @@ def test_every_item_is_in_a_table_of_its_protocol_with_the_line_that_holds_it(sc
     assert (first["right"], first["choice"], first["correct"]) == ("Two.", "Two.", 1.0)
     assert first["logprobs"] == "-2.0000 -1.0000 -1.0000 -2.0000"
     assert dict(zip(exam.columns, exam.rows[1], strict=True))["correct"] is None
+
+
+def test_what_an_oracle_says_of_answers_is_a_table_of_marks_and_nothing_for_the_gate(tmp_path):
+    answers = [answer_row(0, 3)]
+    marks = {"task": "adherence", "protocol": "oracle", "item": "open-000", "category": "", "question": "Why?", "answer": "word",
+             "marks": {"candor": 1, "helpful": 0}}  # fmt: skip
+    run = load_run(write_scores(write_run(tmp_path / "a"), {"engraved": [*answers, marks]}))
+    (table,) = [one for one in tables(run) if one.name.endswith("adherence/oracle")]
+    (row,) = [dict(zip(table.columns, values, strict=True)) for values in table.rows]
+    assert row["marks"] == "candor: shown, helpful: missing"
+    assert row["link"] == "stages/scores_engraved/items.jsonl:2"
+    assert gate([run]) == []

@@ -50,6 +50,11 @@ class Page(HTMLParser):
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
 
+    @property
+    def programs(self) -> int:
+        """Scripts that a browser would run; data are none."""
+        return sum(tag == "script" and found.get("type") != "application/json" for tag, found in self.elements)
+
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.elements)
 
@@ -89,7 +94,7 @@ def hostile(run_folder: Path, edit) -> Path:
 def test_planted_markup_is_inert_in_one_run_and_in_several(hostile: Path, tmp_path: Path):
     other = write_run(tmp_path / "demo-other")
     for found in (page(hostile), page(hostile, other)):
-        assert found.count("script") == 1 and found.count("img") == 0
+        assert found.programs == 1 and found.count("img") == 0
         assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
         assert "alert('planted')" in found.text
         assert "{{ 7*7 }}" in found.text
@@ -164,11 +169,11 @@ def test_several_runs_are_compared_setting_by_setting_and_answer_by_answer(run_f
         "Settings that differ",
         "principles.drop",
         "cloned: difference",
-        "Answers that changed",
+        "What changed, item by item",
         "+0.000 ± 0.028",
     ):
         assert part in found.text
-    assert "60 20 0" in found.text
+    assert "without ethical responses 60 20" in found.text
 
 
 def test_a_run_with_nothing_but_its_manifest_still_has_a_report(run_folder: Path):
@@ -268,7 +273,7 @@ def test_a_revised_answer_is_shown_with_the_first_one_and_its_critique(run_folde
     assert len(shown) == 8 and all(f"candor {HOSTILE} {index}" in found.text for index in shown)
     assert all(f"Revised {index}." in found.text for index in shown) and "First answer:" not in before.text
     assert found.text.count("not a rule here") == before.text.count("not a rule here"), "citations are counted once"
-    assert found.count("script") == before.count("script")
+    assert found.programs == before.programs
 
 
 def test_control_characters_and_half_surrogates_do_not_reach_the_page(run_folder: Path, tmp_path: Path):

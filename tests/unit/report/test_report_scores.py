@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from selfalign.report import load_run, load_runs, print_scores
-from selfalign.report.export import markdown, to_csv
+from selfalign.report.export import as_markdown, to_csv
+from selfalign.report.html import render
+from selfalign.report.page import tables
 from selfalign.report.scores import ABSENT, TAX, cell, difference, grid, is_number, lines
 from selfalign.report.terminal import node_table, plain_text, print_runs, score_table
 from tests.unit.report.run_folders import score, write_run
@@ -97,7 +99,8 @@ def test_csv_text_is_never_a_formula(edit):
 
 def test_markdown_has_one_line_a_row_and_escapes_what_would_break_it(edit):
     run = edit("scores.jsonl", lambda rows: [score("base", None, valid=False, reason="a | b\nc <b>")])
-    text = markdown([run]).splitlines()
+    table = next(table for table in tables(render([run])) if table.title == "Scores")
+    text = as_markdown(table).splitlines()[2:]
     assert len(text) == 3 and "a \\| b c &lt;b>" in text[2]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in text}) == 1
 

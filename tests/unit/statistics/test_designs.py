@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selfalign.errors import DataError
-from selfalign.statistics import bootstrap, effects, pair_interaction, plackett_burman, shapley
+from selfalign.statistics import aliases, bootstrap, effects, pair_interaction, plackett_burman, shapley
 
 
 @pytest.mark.parametrize("factors", [1, 3, 4, 7, 8, 11, 13, 16, 19, 20, 23, 31])
@@ -151,3 +151,21 @@ def test_marginals_that_cannot_add_up_are_refused(change, match: str) -> None:
         shapley(*change(orders, responses(orders)))
     with pytest.raises(DataError, match="reversed"):
         shapley(orders, responses(orders), antithetic=True)
+
+
+def test_main_effects_hold_nothing_of_interactions_in_a_full_factorial_and_all_of_one_in_its_half() -> None:
+    full = np.array(list(itertools.product((-1, 1), repeat=3)))
+    assert np.abs(aliases(full)).max() == pytest.approx(0)
+    half = full[full.prod(axis=1) == 1]
+    # In this half c is a times b: pairs are (a, b), (a, c), (b, c).
+    assert aliases(half) == pytest.approx(np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]]))
+
+
+def test_the_aliases_of_plackett_burman_are_what_an_interaction_adds_to_an_estimate() -> None:
+    design = plackett_burman(7)
+    found = aliases(design)
+    response = design[:, 0] * design[:, 1] * 0.5
+    estimates = [one.effect.value for one in effects(design[:, :6], response)]
+    part = aliases(design[:, :6])[:, 0]
+    assert estimates == pytest.approx(list(part)), "the interaction of the two is 1, and effects hold their part of it"
+    assert found.shape == (7, 21) and 0 < np.abs(found).max() <= 1 + 1e-9

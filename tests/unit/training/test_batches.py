@@ -59,6 +59,19 @@ def test_bucketing_sorts_within_a_step_and_leaves_its_rows_alone():
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_a_process_alone_packs_rows_into_the_tokens_of_the_longest_ones_and_never_fewer_than_it_is_told():
+    long, short = ([Row(f"{n}{k}", array("i", [1, 2, 3, 9, *([k] * n)]), 4) for k in range(6)] for n in (16, 6))
+    micros = split([*long, *short], 2, Batching.pack, 0, 1)
+    # Two rows of twenty tokens are forty: two long ones behind their beginning, or five short ones.
+    assert all(len(micro) >= 2 for micro in micros[:-1])
+    assert all(collate(micro, Batching.pack)["input_ids"].shape[1] <= 40 for micro in micros)
+    assert sorted(row.id for micro in micros for row in micro) == sorted(row.id for row in [*long, *short])
+    assert len(micros) < 6 and len(split([*long, *short], 2, Batching.bucket, 0, 1)) == 6
+    # Of several processes each has as many rows as it is told.
+    shares = [split([*long, *short], 2, Batching.pack, rank, 2) for rank in range(2)]
+    assert {len(micro) for share in shares for micro in share} == {2}
+
+
 def test_padding_is_on_the_right_and_has_no_label():
     micro = collate([Row("a", array("i", [5, 6, 7]), 2), Row("b", array("i", [8, 9]), 1)], Batching.bucket)
     assert micro["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
@@ -74,7 +87,8 @@ def test_packing_restarts_positions_and_labels_no_first_token():
     assert micro["at"].tolist() == [1, 3]
     assert micro["rows"]["common"] == 0
     assert micro["rows"]["places"].tolist() == [[0, 1, 2], [3, 4, 3]]
-    assert micro["rows"]["real"].tolist() == [[True, True, True], [True, True, False]]
+    assert micro["rows"]["slots"].tolist() == [0, 1, 2, 3, 4]
+    assert micro["counts"] == [1, 1]
 
 
 def test_what_packed_rows_begin_with_stands_once_and_every_row_goes_on_behind_it():
@@ -85,7 +99,7 @@ def test_what_packed_rows_begin_with_stands_once_and_every_row_goes_on_behind_it
     assert micro["labels"].tolist() == [[-100, -100, -100, -100, 2, -100, 4, 4]]
     assert micro["at"].tolist() == [3, 5, 6]
     assert micro["rows"]["common"] == 3
-    assert micro["rows"]["places"][micro["rows"]["real"]].tolist() == [3, 4, 5, 6, 7]
+    assert micro["rows"]["places"].flatten()[micro["rows"]["slots"]].tolist() == [3, 4, 5, 6, 7]
 
 
 def test_the_order_of_packing_is_that_of_the_rows_and_not_of_the_file():

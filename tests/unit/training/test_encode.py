@@ -65,6 +65,19 @@ def test_a_long_row_loses_the_end_of_its_target_and_nothing_of_its_prompt():
     assert encoded.truncated == 1
 
 
+def test_a_prompt_loses_its_beginning_and_a_target_its_end_where_each_has_a_length_of_its_own():
+    rows = [example("a bb ccc dddd", "eeeee ffffff ggggggg", "long"), example("a", "bb", "short")]
+    encoded = encode(rows, Words(start=[1]), 16, max_prompt_length=3, max_target_length=2)
+    assert [list(row.ids) for row in encoded.rows] == [[1, 13, 14, 15, 16], [1, 11, 12]]
+    assert [row.prompt_length for row in encoded.rows] == [3, 2]
+    assert encoded.cut_prompts == encoded.truncated == 1
+    # An end token is cut off with the end of its target, so that no cut target looks finished.
+    ended = encode(rows, Words(), 16, add_eos=True, max_target_length=2).rows
+    assert [row.labels[row.prompt_length :] for row in ended] == [[15, 16], [12, Words.eos_token_id]]
+    # What the tokenizer puts first stays, even where nothing else does.
+    assert list(encode(rows[:1], Words(start=[1]), 16, max_prompt_length=1).rows[0].ids)[:2] == [1, 15]
+
+
 def test_rows_without_a_trainable_token_are_refused_with_their_number_and_names():
     rows = [example("a bb ccc dddd", "e", f"long{n}") for n in range(12)] + [
         example("a", "b", str(n)) for n in range(28)

@@ -196,11 +196,15 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path, examples, tiny_model)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", [Strategy.ddp, Strategy.fsdp])
-def test_two_processes_learn_what_one_does_and_resume_too(tmp_path, examples, tiny_model, strategy, monkeypatch):
+@pytest.mark.parametrize(
+    ("strategy", "cpu_offload"), [(Strategy.ddp, False), (Strategy.fsdp, False), (Strategy.fsdp, True)]
+)
+def test_two_processes_learn_what_one_does_and_resume_too(
+    tmp_path, examples, tiny_model, strategy, cpu_offload, monkeypatch
+):
     # 22 rows in steps of 8: the last step of an epoch leaves the second process with fewer rows.
     training = dataclasses.replace(TRAINING, dropout=0.0, learning_rate=1e-3)
-    two = dataclasses.replace(TRAINER, strategy=strategy, devices=2)
+    two = dataclasses.replace(TRAINER, strategy=strategy, devices=2, cpu_offload=cpu_offload)
     launch.train(examples, tiny_model, tmp_path / "one", training, TRAINER)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(launch, "stop", kill)

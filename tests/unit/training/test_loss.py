@@ -13,7 +13,8 @@ import torch
 from selfalign import jsonl
 from selfalign.errors import StageError
 from selfalign.training import lora, worker
-from selfalign.training.batches import StepPlan, collate, split
+from selfalign.training.batches import StepPlan, collate, labels_by_source, split
+from selfalign.training.data import Rows
 from selfalign.training.encode import IGNORE_INDEX, Row
 from selfalign.training.module import Finetuning
 from selfalign.training.settings import Batching, TrainerSettings, Training
@@ -36,35 +37,44 @@ def module_around(model) -> Finetuning:
 
 
 class FixedLogits(torch.nn.Module):
-    """A model whose logits [batch, seq, vocab] are one parameter, whatever it reads."""
+    """A model whose logits [batch, seq, vocab] are one parameter, whatever it reads; a cache of it holds nothing."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
         self.logits = torch.nn.Parameter(logits)
 
     def forward(self, **_):
-        return SimpleNamespace(logits=self.logits)
+        return SimpleNamespace(
+            logits=self.logits, past_key_values=SimpleNamespace(batch_repeat_interleave=lambda count: None)
+        )
 
 
 def expect_loss_on_targets_alone(batching: Batching) -> None:
-    """Two rows, of whose tokens 4 to 5 and 2 to 3 are the target."""
-    rows = [Row("long", array("i", [0, 1, 2, 3, 1, 2]), 4), Row("short", array("i", [3, 1, 0, 2]), 2)]
+    """Two rows that begin alike, of whose tokens 4 to 5 and 2 to 3 are the target."""
+    rows = [Row("long", array("i", [0, 1, 2, 3, 1, 2]), 4), Row("short", array("i", [0, 1, 0, 2]), 2)]
     micro = collate(rows, batching)
     model = FixedLogits(torch.randn((*micro["input_ids"].shape, 4), generator=torch.Generator().manual_seed(0)))
-    module_around(model).loss_sum(micro).backward()
+    module_around(model).losses(micro).sum().backward()
     assert model.logits.grad is not None
-    found = torch.nonzero(model.logits.grad.abs().sum(-1)).tolist()
-    assert found == (
-        [[0, 3], [0, 4], [0, 7], [0, 8]] if batching is Batching.pack else [[0, 3], [0, 4], [1, 1], [1, 2]]
-    )
+    assert torch.nonzero(model.logits.grad.abs().sum(-1)).tolist() == PREDICTING[batching]
 
 
-@pytest.mark.parametrize("batching", [Batching.bucket, Batching.pack])
+PREDICTING = {
+    Batching.bucket: [[0, 3], [0, 4], [1, 1], [1, 2]],
+    # Their first token stands before both.
+    Batching.share: [[0, 2], [0, 3], [1, 0], [1, 1]],
+    # Their first token, the five others of the first row, the three others of the second.
+    Batching.pack: [[0, 3], [0, 4], [0, 6], [0, 7]],
+}
+"""Where the tokens stand from which those of the targets are predicted: row and position."""
+
+
+@pytest.mark.parametrize("batching", list(Batching))
 def test_only_the_predictions_of_target_tokens_carry_loss(batching: Batching):
     expect_loss_on_targets_alone(batching)
 
 
-@pytest.mark.parametrize("batching", [Batching.bucket, Batching.pack])
+@pytest.mark.parametrize("batching", list(Batching))
 @pytest.mark.parametrize("off_by", [-1, 1])
 def test_a_mask_that_is_off_by_one_breaks_that_law(batching: Batching, off_by: int, monkeypatch: pytest.MonkeyPatch):
     def labels(row: Row) -> list[int]:
@@ -72,6 +82,7 @@ def test_a_mask_that_is_off_by_one_breaks_that_law(batching: Batching, off_by: i
         return [IGNORE_INDEX] * silent + row.ids[silent:].tolist()
 
     monkeypatch.setattr(Row, "labels", property(labels))
+    monkeypatch.setattr(Row, "n_labels", property(lambda row: len(row.ids) - row.prompt_length - off_by))
     with pytest.raises(AssertionError):
         expect_loss_on_targets_alone(batching)
 
@@ -79,13 +90,13 @@ def test_a_mask_that_is_off_by_one_breaks_that_law(batching: Batching, off_by: i
 def test_the_loss_of_three_tokens_is_what_a_hand_computes():
     probabilities = [[0.1, 0.7, 0.2], [0.5, 0.25, 0.25], [0.9, 0.05, 0.05]]
     module = module_around(FixedLogits(torch.tensor([probabilities]).log()))
-    loss = module.loss_sum(collate([Row("r", array("i", [0, 1, 2]), 1)], Batching.bucket))
+    (loss,) = module.losses(collate([Row("r", array("i", [0, 1, 2]), 1)], Batching.bucket))
     assert float(loss) == pytest.approx(-math.log(0.7) - math.log(0.25), rel=1e-6)
 
 
 def test_an_empty_micro_batch_has_zero_loss_and_zero_gradient():
     model = FixedLogits(torch.randn((1, 2, 4), generator=torch.Generator().manual_seed(0)))
-    loss = module_around(model).loss_sum(collate([], Batching.bucket))
+    loss = module_around(model).losses(collate([], Batching.bucket)).sum()
     loss.backward()
     assert float(loss) == 0.0 and model.logits.grad is not None and not model.logits.grad.any()
 
@@ -102,8 +113,8 @@ def test_a_batch_of_rows_has_the_loss_of_its_rows_one_by_one(tiny_model: Path, b
     plain, module = adapted(tiny_model), adapted(tiny_model, batching)
     rows = [Row(str(n), array("i", [3 * n + k for k in range(4 + 3 * n)]), 2 + n) for n in range(4)]
     with torch.no_grad():
-        alone = sum(float(plain.loss_sum(collate([row], Batching.bucket))) for row in rows)
-        together = float(module.loss_sum(collate(rows, batching)))
+        alone = [float(plain.losses(collate([row], Batching.bucket))) for row in rows]
+        together = module.losses(collate(rows, batching)).tolist()
     assert together == pytest.approx(alone, rel=1e-5)
 
 
@@ -124,8 +135,8 @@ def test_no_row_sees_another_and_a_model_that_leaks_is_refused(tiny_model: Path,
 
     def merged(rows: dict) -> dict:
         """All of them as one long row."""
-        places = rows["places"][rows["real"]][None]
-        return {"common": rows["common"], "places": places, "real": torch.ones_like(places, dtype=torch.bool)}
+        places = rows["places"].flatten()[rows["slots"]][None]
+        return {"common": rows["common"], "places": places, "slots": torch.arange(places.numel())}
 
     model = module.model
     module.model = Leaking()
@@ -148,7 +159,7 @@ def test_rows_behind_one_beginning_have_the_gradients_of_rows_that_stand_alone(t
         for parameter in module.trainable().values():
             parameter.data.normal_(0, 0.1, generator=generator)
         for micro in split(rows, 4, batching, 0, 1):
-            module.loss_sum(collate(micro, batching)).backward()
+            module.losses(collate(micro, batching)).sum().backward()
         gradients.append({name: p.grad.clone() for name, p in module.trainable().items() if p.grad is not None})
     assert gradients[0].keys() == module.trainable().keys()
     for name, gradient in gradients[0].items():
@@ -211,7 +222,7 @@ def test_the_metrics_agree_with_the_files_and_with_plain_peft(tmp_path: Path, ex
     # The validation loss of the run, from the files that it left, by nothing but transformers and PEFT.
     model = PeftModel.from_pretrained(lora.load_base(tiny_model, TrainerSettings()), tmp_path / "adapter")
     total, tokens = 0.0, 0
-    for row in held_out(job):
+    for row in Rows(job).validation:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids.tolist()])).logits[0].log_softmax(-1)
         for place in range(row.prompt_length, len(row.ids)):
@@ -224,23 +235,29 @@ def test_the_metrics_agree_with_the_files_and_with_plain_peft(tmp_path: Path, ex
     assert [row["step"] for row in speeds] == [1, 2, 3, 4, 5, 6] and all(row["tokens_per_s"] > 0 for row in speeds)
 
 
-def test_held_out_rows_are_scored_by_source_and_add_up_to_the_loss_per_token(
-    tmp_path: Path, examples: Path, tiny_model: Path
+@pytest.mark.parametrize("batching", list(Batching))
+def test_losses_by_source_add_up_to_the_loss_per_token(
+    tmp_path: Path, examples: Path, tiny_model: Path, batching: Batching
 ):
     rows = [{**row, "source": ("red_team", "self_instruct")[n % 2]} for n, row in enumerate(jsonl.read(examples))]
     jsonl.write(tmp_path / "examples.jsonl", rows)
-    settings = {"validation_fraction": 0.3, "validate_every_steps": 1, "epochs": 1}
+    settings = {"validation_fraction": 0.3, "validate_every_steps": 1, "epochs": 1, "batching": batching}
     job = make_job(tmp_path, tmp_path / "examples.jsonl", tiny_model, settings)
     assert worker.run(job, ignore) == 0
-    tokens = {source: sum(row.n_labels for row in held_out(job) if row.source == source) for source in SOURCES}
+    data = Rows(job)
+    held = labels_by_source(data.validation)
     scored = [row for row in jsonl.read(tmp_path / "metrics.jsonl") if "validation_loss" in row]
-    assert [row["step"] for row in scored] == [0, 1, 2, 3] and all(tokens.values())
-    for row in scored:
-        parts = sum(row[f"validation_loss/{source}"] * count for source, count in tokens.items())
-        assert row["validation_loss"] == pytest.approx(parts / sum(tokens.values()), rel=1e-9)
+    assert [row["step"] for row in scored] == [0, 1, 2, 3] and list(held) == ["red_team", "self_instruct"]
+    expect_sum("validation_loss", scored, [held] * 4)
+    trained = [labels_by_source(data.plan.rows_of(step)) for step in range(3)]
+    expect_sum("loss", step_rows(tmp_path), trained)
 
 
-SOURCES = ("red_team", "self_instruct")
+def expect_sum(name: str, rows: list[dict], tokens: list[dict[str, int]]) -> None:
+    for row, counts in zip(rows, tokens, strict=True):
+        assert {key for key in row if key.startswith(f"{name}/")} == {f"{name}/{source}" for source in counts}
+        parts = sum(row[f"{name}/{source}"] * count for source, count in counts.items())
+        assert row[name] == pytest.approx(parts / sum(counts.values()), rel=1e-9)
 
 
 class CrashError(Exception):
@@ -250,8 +267,8 @@ class CrashError(Exception):
 def test_training_ends_early_where_scores_bring_no_new_minimum_and_resumes_to_the_same(
     tmp_path: Path, examples: Path, tiny_model: Path
 ):
-    # A rate at which the second step already makes things worse.
-    settings = {"learning_rate": 1.0, "warmup_steps": 0, "validate_every_steps": 1, "early_stopping_patience": 2}
+    # A rate at which nothing is learned: no score is lower than the one before.
+    settings = {"learning_rate": 1e-30, "warmup_steps": 0, "validate_every_steps": 1, "early_stopping_patience": 2}
     whole = make_job(tmp_path / "whole", examples, tiny_model, settings, checkpoint_every_steps=1)
     assert worker.run(whole, ignore) == 0
     result = json.loads((whole.out / "result.json").read_text())["metrics"]
@@ -279,15 +296,6 @@ def test_losses_stall_where_the_last_ones_are_no_lower_than_one_before(losses: l
     from selfalign.training.progress import no_better
 
     assert no_better(losses, patience) is ends
-
-
-def held_out(job) -> list[Row]:
-    from selfalign.records import Example, from_row
-    from selfalign.training import batches, encode
-
-    rows = [from_row(Example, row) for row in jsonl.read(job.examples)]
-    encoded = encode.encode(rows, lora.load_tokenizer(job.model_folder), job.training.max_seq_length)
-    return batches.hold_out(encoded.rows, job.training.validation_fraction, job.training.seed)[1]
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused_by_name(tmp_path: Path, examples: Path, tiny_model: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from selfalign import jsonl
 from selfalign.training import checkpoints, launch, lora, worker
 from selfalign.training import job as jobs
+from selfalign.training.progress import STOP_SIGNALS
 from tests.unit.training.training_runs import contents, make_job
 
 
@@ -89,20 +91,38 @@ def test_a_run_that_crashes_while_it_saves_ends_with_the_same_bytes(
         assert result(job.out) == undisturbed, name
 
 
-def test_sigterm_leaves_a_checkpoint_of_the_step_and_the_status_of_a_stop(tmp_path, undisturbed, examples, tiny_model):
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_leaves_a_checkpoint_of_the_step_and_the_status_of_a_stop(
+    tmp_path, undisturbed, examples, tiny_model, number
+):
     job = make_job(tmp_path, examples, tiny_model)
+    before = signal.getsignal(number)
 
     def terminate_at_three(line: dict) -> None:
         if line["step"] == 3 and "loss" in line:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     assert worker.run(job, terminate_at_three) == worker.STOPPED
+    assert signal.getsignal(number) is before
     found = checkpoints.latest(tmp_path / "checkpoints")
     assert found is not None and found[1] == 3
     resumed: list[dict] = []
     assert worker.run(job, resumed.append) == 0
     assert resumed[0]["step"] == 4
     assert result(tmp_path) == undisturbed
+
+
+def test_all_that_was_measured_stands_in_one_table(tmp_path, examples, tiny_model):
+    job = make_job(tmp_path, examples, tiny_model)
+    with pytest.raises(CrashError):
+        worker.run(job, crash_after(6))
+    assert worker.run(job, lambda line: None) == 0
+    with open(tmp_path / "training.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [line["step"] for line in table] == [str(step) for step in range(7)]
+    for row in (*jsonl.read(tmp_path / "metrics.jsonl"), *jsonl.read(tmp_path / "speed.jsonl")):
+        assert {key: table[row["step"]][key] for key in row} == {key: str(value) for key, value in row.items()}
+    assert table[0]["loss"] == "" and all(line["grad_norm"] and line["tokens_per_s"] for line in table[1:])
 
 
 def test_what_changes_only_speed_changes_no_byte(tmp_path, undisturbed, examples, tiny_model):

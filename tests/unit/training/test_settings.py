@@ -12,6 +12,7 @@ from selfalign.training.schedules import learning_rate
 from selfalign.training.settings import (
     Accelerator,
     Batching,
+    Optimizer,
     Precision,
     Schedule,
     Strategy,
@@ -40,6 +41,20 @@ def test_a_batch_that_does_not_divide_is_refused_with_its_arithmetic_and_two_way
     assert problems(Training(global_batch_size=768), trainer) == []
 
 
+def test_a_batch_that_divides_is_told_as_arithmetic():
+    trainer = TrainerSettings(strategy=Strategy.ddp, devices=2, micro_batch_size=16)
+    assert (
+        settings.arithmetic(Training(global_batch_size=128), trainer)
+        == "128 rows a step = 16 rows x 2 devices x 4 passes"
+    )
+    one = TrainerSettings(micro_batch_size=1)
+    assert settings.arithmetic(Training(global_batch_size=1), one) == "1 row a step = 1 row x 1 device x 1 pass"
+    # A device alone fills its packs.
+    assert settings.arithmetic(Training(global_batch_size=4), one).endswith("x 4 passes, or fewer full packs")
+    nodes = dataclasses.replace(trainer, num_nodes=2)
+    assert "16 rows x 4 devices on 2 nodes x 2 passes" in settings.arithmetic(Training(global_batch_size=128), nodes)
+
+
 def test_a_global_batch_smaller_than_a_micro_batch_is_told_the_smallest_that_works():
     assert "use 8," in problems(Training(global_batch_size=4), TrainerSettings(micro_batch_size=8))[0]
 
@@ -57,10 +72,34 @@ def test_early_stopping_without_held_out_rows_is_refused():
     assert "early_stopping_patience=2 needs held-out rows" in problem and "0.02" in problem
 
 
-def test_qlora_without_its_library_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("training", "trainer"),
+    [
+        (Training(), TrainerSettings(strategy=Strategy.qlora)),
+        (Training(optimizer=Optimizer.paged_adamw), TrainerSettings()),
+    ],
+)
+def test_what_needs_bitsandbytes_says_how_to_install_it(training, trainer, monkeypatch):
     monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
-    found = problems(Training(), TrainerSettings(strategy=Strategy.qlora))
-    assert any("pip install 'selfalign[quantized]'" in text for text in found)
+    assert any("pip install 'selfalign[quantized]'" in text for text in problems(training, trainer))
+
+
+def test_what_a_strategy_has_no_use_for_is_refused_with_a_way_out(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: name)
+    for strategy in (Strategy.single, Strategy.ddp, Strategy.qlora):
+        (problem,) = problems(Training(), TrainerSettings(strategy=strategy, cpu_offload=True))
+        assert f"found strategy={strategy}" in problem and "use trainer.strategy=fsdp" in problem
+    paged = Training(optimizer=Optimizer.paged_adamw)
+    (problem,) = problems(paged, TrainerSettings(strategy=Strategy.fsdp))
+    assert "cannot page the shards" in problem and "trainer.cpu_offload=true" in problem
+    assert problems(Training(), TrainerSettings(strategy=Strategy.fsdp, cpu_offload=True)) == []
+    assert problems(paged, TrainerSettings(strategy=Strategy.qlora, devices=8)) == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (problem,) = problems(paged, TrainerSettings())
+    assert "training.optimizer=paged_adamw needs a CUDA device" in problem and "use training.optimizer=adamw" in problem
 
 
 def test_cuda_devices_that_are_not_there_are_refused(monkeypatch):
@@ -82,7 +121,8 @@ def test_what_changes_only_speed_is_no_part_of_the_identity():
         threads=4, checkpoint_every_steps=7, gradient_checkpointing=True, accelerator=Accelerator.cpu, launcher=["env"]
     )
     assert identity(fast) == identity(TrainerSettings())
-    for other in (TrainerSettings(micro_batch_size=4), TrainerSettings(precision=Precision.bf16_mixed)):
+    others = [{"micro_batch_size": 4}, {"precision": Precision.bf16_mixed}, {"cpu_offload": True}]
+    for other in (TrainerSettings(**changed) for changed in others):
         assert identity(other) != identity(TrainerSettings())
 
 
@@ -127,3 +167,19 @@ def test_what_rows_begin_with_cannot_be_shared_under_gradient_checkpointing():
     assert problems(shared, TrainerSettings()) == []
     (problem,) = problems(shared, TrainerSettings(gradient_checkpointing=True))
     assert "training.batching=share" in problem and "use training.batching=bucket" in problem
+
+
+def test_a_surrounding_job_of_slurm_is_lightnings_business_only_under_a_launcher_and_never_queued_again(monkeypatch):
+    from selfalign.training import worker
+
+    names = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    (alone,) = worker.environment(TrainerSettings())
+    assert type(alone).__name__ == "LightningEnvironment"
+    (slurm,) = worker.environment(TrainerSettings(launcher=["srun"]))
+    assert type(slurm).__name__ == "SLURMEnvironment" and slurm.auto_requeue is False
+    # torchrun numbers its processes itself, inside Slurm too.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert worker.environment(TrainerSettings(launcher=["torchrun"])) is None

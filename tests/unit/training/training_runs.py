@@ -53,5 +53,6 @@ def make_job(
 
 def contents(out: Path) -> dict[str, bytes]:
     """Every file below a folder by its relative name, without what a clock decides."""
-    files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != "speed.jsonl")
+    timed = ("speed.jsonl", "training.csv")
+    files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in timed)
     return {str(path.relative_to(out)): path.read_bytes() for path in files}

@@ -1,0 +1,44 @@
+"""Laws of claims: read from the headers of experiments and sweeps, and of nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfalign.claims import Claim, Expectation, header, of_overrides, read
+from selfalign.errors import ConfigError
+
+HEADER = """\
+# @package _global_
+# Claim: engraving helps,
+#   and cloning costs.
+# Expected: more, then less.
+# Test: engraved > base on calf_truth/mc1
+# Test: cloned < engraved on calf_truth
+#
+# Sources: a paper
+name: x
+"""
+
+
+def test_a_header_is_read_with_the_lines_that_go_on_and_no_further():
+    one = read("experiments/x", header(HEADER))
+    assert one == Claim(
+        "experiments/x", "Claim", "engraving helps, and cloning costs.", "more, then less.",
+        (Expectation("engraved", False, "base", ("calf_truth/mc1",)), Expectation("cloned", True, "engraved", ("calf_truth",))),
+    )  # fmt: skip
+    assert read("experiments/y", header("# nothing is claimed here\nname: y")) is None
+
+
+@pytest.mark.parametrize(
+    "said", ["engraved = base on x", "engraved > bass on x", "engraved > base", "arm < engraved on x"]
+)
+def test_a_test_that_cannot_be_understood_is_refused_with_what_is_allowed(said: str):
+    with pytest.raises(ConfigError, match="left < right on task"):
+        read("experiments/x", f"Claim: a\nTest: {said}")
+
+
+def test_a_command_line_names_the_headers_that_a_run_is_held_to():
+    found = of_overrides(["experiments=[quickstart,dromedary]", "seed=3", "sweeps=verbose_tax"])
+    assert [one["file"] for one in found] == ["experiments/quickstart", "experiments/dromedary", "sweeps/verbose_tax"]
+    assert str(found[0]["header"]).startswith("Claim: the whole method")
+    assert of_overrides(["experiments=that_is_gone", "principles.drop=[candor]"]) == []
