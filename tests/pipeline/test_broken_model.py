@@ -15,7 +15,7 @@ import pytest
 from selfalign import groups, jsonl
 from selfalign.engines.scripted import Scripted, ScriptedEngine
 from selfalign.report import load_run
-from selfalign.report.export import markdown, to_csv
+from selfalign.report.export import to_csv, write
 from selfalign.report.terminal import plain_text
 from selfalign.runner import execute
 from tests.wandb_log import history, logged, summary
@@ -59,7 +59,10 @@ def test_a_refused_score_is_a_reason_in_every_file_table_and_log(number: str, tm
     assert {row["value"] for row in logged_rows if row["metric"] != "truncated_share"} == {None}
 
     run = load_run(folder)
-    for text in (plain_text([run]), markdown([run]), (folder / "report.html").read_text()):
+    page = (folder / "report.html").read_text()
+    files = write(page, [run], None, tmp_path / "export")
+    exports = ["".join(file.read_text() for file in files if file.suffix == end) for end in (".md", ".tex")]
+    for text in (plain_text([run]), page, *exports):
         assert text.count("invalid: ") >= len(rows)
     exported = [row for row in csv.DictReader(io.StringIO(to_csv([run]))) if row["metric"] != "truncated_share"]
     assert {(row["value"], row["stderr"], row["low"], row["high"], row["valid"]) for row in exported} == {
