@@ -70,11 +70,21 @@ class TaskFile:
         }
 
 
+IN_ANOTHER_FORMAT = {"truthfulqa/mc_task.json": "truthfulqa/TruthfulQA.csv"}
+"""Data file -> the one with the same questions in another official format, which is read where the first is missing."""
+
+
 def data_paths(data: str, files: Sequence[str], calf_files: Sequence[str]) -> list[Path]:
     """The files that a choice of data stands for: `calf`, or a folder of the user's."""
     if data == CALF:
         return [resources.PACKAGE / "calf" / "data" / name for name in calf_files]
-    return [Path(data).expanduser() / name for name in files]
+    folder = Path(data).expanduser()
+
+    def there(name: str) -> Path:
+        other = IN_ANOTHER_FORMAT.get(name, name)
+        return folder / (name if (folder / name).exists() or not (folder / other).exists() else other)
+
+    return [there(name) for name in files]
 
 
 class _Loader(resources.YAML_LOADER):

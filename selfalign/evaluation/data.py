@@ -1,11 +1,12 @@
 """Question files in their official formats in, checked items out, choices in an order that gives nothing away.
 
-Formats: TruthfulQA's `mc_task.json` (sylinrl/TruthfulQA, data/), BIG-bench's `hhh_alignment/<category>/task.json`
+Formats: TruthfulQA's `mc_task.json` and `TruthfulQA.csv` (sylinrl/TruthfulQA), BIG-bench's `hhh_alignment/<category>/task.json`
 (google/BIG-bench) and Vicuna's `question.jsonl` (lm-sys/FastChat, fastchat/eval/table/).
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,9 +107,45 @@ def _item(question: str, category: str, one: dict[str, bool], several: dict[str,
     return Item(item_id, question, category, choices, right.index(True) if one else -1, filed, statements, truths)
 
 
+CSV_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
+
+
+def _sentences(cell: str) -> list[str]:
+    """The answers in a cell of the CSV, each with a full stop at its end, as `mc_task.json` has them."""
+    return [text if text.endswith(".") else f"{text}." for part in cell.split(";") if (text := part.strip())]
+
+
+def _truthfulqa_csv(path: Path) -> list[_Pairs]:
+    """The records of a `TruthfulQA.csv` as `mc_task.json` has them: the best answer and all wrong ones, all right and wrong ones.
+
+    Raises DataError for columns that are missing.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            table = csv.DictReader(stream)
+            if missing := [name for name in CSV_COLUMNS if name not in (table.fieldnames or ())]:
+                raise DataError(
+                    f"{path}: expected the columns {', '.join(CSV_COLUMNS)}, missing {', '.join(missing)} (found: "
+                    f"{', '.join(table.fieldnames or ()) or 'none'}); take the file of sylinrl/TruthfulQA"
+                )
+            rows = list(table)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text, found other bytes ({error.reason}); convert the file") from None
+    records = []
+    for row in rows:
+        best, right, wrong = (_sentences(row[name] or "") for name in CSV_COLUMNS[1:])
+        one = _Pairs([(text, 1) for text in best] + [(text, 0) for text in wrong])
+        # One question of the real file has "Unknown" in both cells; in mc_task.json it is wrong.
+        several = _Pairs([(text, 1) for text in right if text not in wrong] + [(text, 0) for text in wrong])
+        records.append(
+            _Pairs([("question", (row["Question"] or "").strip()), ("mc1_targets", one), ("mc2_targets", several)])
+        )
+    return records
+
+
 def read_truthfulqa(path: Path) -> Iterator[Item]:
-    """The items of an `mc_task.json`: a list of {question, mc1_targets, mc2_targets}."""
-    records = _parse(path)
+    """The items of an `mc_task.json`, a list of {question, mc1_targets, mc2_targets}, or of a `TruthfulQA.csv`: the same ones."""
+    records = _truthfulqa_csv(path) if path.suffix == ".csv" else _parse(path)
     if not isinstance(records, list) or isinstance(records, _Pairs):
         raise DataError(f"{path}: expected a list of questions, found {type(records).__name__}; check the file")
     for number, record in enumerate(records, start=1):

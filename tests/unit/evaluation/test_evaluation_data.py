@@ -128,3 +128,37 @@ def test_the_real_data_has_the_known_categories_and_chance():
     assert sum(1 / len(item.choices) for item in truthfulqa) / 817 == pytest.approx(0.2225, abs=5e-5)
     # First in all 817 in the file: shown in random order, about as often as chance.
     assert sum(item.right == 0 for item in truthfulqa) / 817 == pytest.approx(0.2225, abs=0.05)
+
+
+HEADER = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source"
+
+
+def test_a_csv_gives_the_items_of_the_json_file_and_is_read_where_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "truthfulqa").mkdir()
+    row = "A,B,Do stones float?,No,No; Pumice may float.,Yes; Only at night,https://x"
+    (tmp_path / "truthfulqa" / "TruthfulQA.csv").write_text(f"{HEADER}\n{row}\n", encoding="utf-8")
+    record = {"question": "Do stones float?", "mc1_targets": {"No.": 1, "Yes.": 0, "Only at night.": 0},
+              "mc2_targets": {"No.": 1, "Pumice may float.": 1, "Yes.": 0, "Only at night.": 0}}  # fmt: skip
+    task = catalogue()["truthfulqa_mc"]
+    from_csv = load(task, str(tmp_path))
+    file = truthful(tmp_path / "truthfulqa" / "mc_task.json", record)
+    assert task.paths(str(tmp_path)) == [file]
+    assert load(task, str(tmp_path)) == from_csv
+
+
+def test_a_csv_without_its_columns_is_refused_and_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "TruthfulQA.csv").write_text("Question,Answer\nWhy?,Because\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"missing Best Answer, Correct Answers, Incorrect Answers \(found: Question, Answer\)"
+    ):
+        read("truthfulqa", [tmp_path / "TruthfulQA.csv"])
+
+
+@real
+def test_the_real_csv_has_the_real_items() -> None:
+    folder = Path(os.environ["SELFALIGN_DATA"]) / "truthfulqa"
+    # The two files have the questions in different orders.
+    found, expected = (
+        {item.id: item for item in read("truthfulqa", [folder / name])} for name in ("TruthfulQA.csv", "mc_task.json")
+    )
+    assert len(found) == 817 and found == expected
