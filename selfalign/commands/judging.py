@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfalign import jsonl
-from selfalign.artifacts import MANIFEST, Store
-from selfalign.commands import assessing
+from selfalign.commands import asking, assessing
 from selfalign.commands.arguments import (
     add_overrides,
     composed,
     new_parser,
     positive_number,
-    read_manifest,
     whole_number,
 )
-from selfalign.commands.tracked import track
 from selfalign.errors import ConfigError, DataError, SelfAlignError
 from selfalign.runner import resolve_run
 
@@ -93,9 +88,6 @@ def _read(given: argparse.Namespace) -> int:
 
 def _judge(given: argparse.Namespace) -> int:
     """Judge, note the result in the run's manifest, write its report anew, and print the card."""
-    from selfalign import experiment, pipeline, tracking
-    from selfalign import report as reports
-    from selfalign.engines.base import Sampling
     from selfalign.evaluation import judge as judging
     from selfalign.report import judged, load_run
     from selfalign.stages.judge import REVIEWS, Judge
@@ -110,34 +102,17 @@ def _judge(given: argparse.Namespace) -> int:
         theirs=str(theirs),
         prompt=given.prompt,
         swap=not given.one_order,
-        sampling=Sampling(
-            max_new_tokens=given.max_new_tokens or Judge().sampling.max_new_tokens,
-            temperature=Judge().sampling.temperature if given.temperature is None else given.temperature,
-        ),
+        sampling=asking.sampling(given, Judge().sampling),
         seed=given.seed,
     )
-    context = experiment.context(settings)
-    wrong = [f"engine: {problem}" for problem in settings.engine.problems()] + stage.problems(context)
-    wrong += [f"tracking: {problem}" for problem in tracking.problems(settings.tracking)]
-    if not wrong and (unfit := stage.unfit(context)):
-        wrong.append(f"judge: {unfit}")
-    if wrong:
-        raise ConfigError(wrong)
+    asking.check(stage, settings, "judge")
     print(f"{len(stage.contests())} questions answered by both sides", file=sys.stderr)
     node = f"judged_{subject}_{name}"
-    # Beside the answers that it is about: the store of the run.
-    store = Store(ours.resolve().parent.parent)
-    result = pipeline.run({node: stage}, store, context)[node]
-    if result.status == "failed":
-        raise SelfAlignError(f"{node}: {result.why}")
-    manifest = read_manifest(folder)
-    manifest["nodes"][node] = asdict(result)
-    jsonl.write_json(folder / MANIFEST, manifest)
-    reports.write([folder], folder / "report.html")
+    result = asking.ask(folder, node, stage, settings, ours)
     reviews = judging.read_reviews(Path(result.path) / REVIEWS)
     found = judging.card(reviews)
     rows = judged.tables(found, reviews, stage.contests(), f"{result.artifact}/{REVIEWS}")
-    track(folder, node, result, stage, settings, judged.summary(found), rows)
+    asking.track(folder, node, result, stage, settings, judged.summary(found), rows)
     _print(f"{node} of {load_run(folder).run_id}", found, given.price)
     print(f"reviews: {Path(result.path) / REVIEWS}", file=sys.stderr)
     return 0
@@ -196,4 +171,4 @@ def _print(title: str, found: Card, price: list[float] | None) -> None:
     from selfalign.report.terminal import sheet_text
 
     print(sheet_text(sheet(title, found)))
-    assessing.cost(found.prompt_tokens, found.new_tokens, price)
+    asking.cost(found.prompt_tokens, found.new_tokens, price)
