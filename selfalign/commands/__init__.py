@@ -5,7 +5,8 @@ from selfalign.commands.data import data
 from selfalign.commands.judging import judge
 from selfalign.commands.models import chat, export, serve_command
 from selfalign.commands.outside import import_reference, tasks
-from selfalign.commands.planning import plan, prompt
+from selfalign.commands.planning import plan
+from selfalign.commands.prompting import prompt
 from selfalign.commands.rows import show
 from selfalign.commands.runs import report, sync, verify, why
 from selfalign.commands.sweeps import sweep

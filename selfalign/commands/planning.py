@@ -1,13 +1,12 @@
-"""`plan` and `prompt`: what a run would do, send and cost, before it does."""
+"""`plan`: what runs would do, send and cost, before they do; and what one was reckoned to do, beside what it did."""
 
 from __future__ import annotations
 
-import difflib
 import functools
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from selfalign import arms, budget, cost
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store
 from selfalign.commands import linting
-from selfalign.commands.arguments import add_overrides, composed, new_parser, read_manifest
+from selfalign.commands.arguments import add_overrides, new_parser, read_manifest
+from selfalign.devices import DEVICES
 from selfalign.engines.model import ModelSettings
-from selfalign.errors import ConfigError, unknown
 from selfalign.experiment import Experiment
 from selfalign.pipeline import Memo, Planned
 from selfalign.pipeline import plan as plan_pipeline
-from selfalign.prompts.lint import lint, sentences
 from selfalign.records import Prompt
 from selfalign.runner import resolve_run, run_folder
 from selfalign.stages.base import read_prompts
@@ -68,7 +66,7 @@ def plan(arguments: list[str]) -> int:
     for line in [] if missing else linting.lines(dict(zip(arms.labels(jobs), runs, strict=True)), memo):
         print(line)
     for (settings, parameters, size), seconds in totals.items():
-        for line in cost.total(seconds, settings, parameters, size):
+        for line in _total(seconds, settings, parameters, size):
             print(line)
     for gap in missing:
         print(f"not there yet: {gap}")
@@ -163,7 +161,7 @@ def _print_run(
         )
         if status == "compute":
             total += seconds
-            if told := cost.line(costs[name], seconds):
+            if told := _line(costs[name], seconds):
                 print(f"  {'':<18} {told}")
     return total
 
@@ -213,52 +211,51 @@ def _prompt_tokens(stage: Any, by: _Counted) -> str:
     )
 
 
-def prompt(arguments: list[str]) -> int:
-    """The exact prompts of a stage, or how the principles' and exemplars' settings change them."""
-    parser = new_parser("prompt", "Print the exact prompt that a stage would send, with token counts.")
-    add_overrides(parser)
-    parser.add_argument(
-        "--stage", default="responses", help="node of the pipeline (default: responses, the self-align prompt)"
-    )
-    parser.add_argument("--question", default="How do otters keep warm?", help="the question in the prompt's open slot")
-    parser.add_argument(
-        "--diff", action="store_true", help="show what the overrides of principles and exemplars change, line by line"
-    )
-    parser.add_argument(
-        "--against", nargs="*", metavar="KEY=VALUE", default=None,
-        help="settings of another prompt to compare with, line by line, instead of what is left without those of principles and "
-        "exemplars; stands last",
-    )  # fmt: skip
-    given = parser.parse_intermixed_args(arguments)
-    one = composed(given.overrides)
-    texts = _previews(one, given.stage, given.question)
-    if not given.diff and given.against is None:
-        for label, text in texts.items():
-            # A file that one prompt is written to holds that prompt and not a byte more.
-            print(text, end="\n" if sys.stdout.isatty() or len(texts) > 1 else "", flush=True)
-            print(
-                f"\n[{label}: {one.engine.count_tokens(text):,} tokens by the tokenizer of the model]", file=sys.stderr
-            )
-        return 0
-    rest = [text for text in given.overrides if not text.lstrip("+~").startswith(("principles", "exemplars"))]
-    whole = composed(rest if given.against is None else given.against)
-    for label, before in _previews(whole, given.stage, given.question).items():
-        after = texts.get(label, "")
-        for line in difflib.unified_diff(before.split("\n"), after.split("\n"), "before", "after", lineterm="", n=1):
-            print(line)
-        tokens = [one.engine.count_tokens(text) for text in (before, after)]
-        print(f"\n[{label}: {tokens[0]:,} -> {tokens[1]:,} tokens ({tokens[1] - tokens[0]:+,})]", file=sys.stderr)
-    rules, exemplars = one.self_align.arm()[1:3]
-    for sentence in sentences(lint(rules, exemplars)):
-        print(f"[{sentence}]", file=sys.stderr)
-    return 0
+# ------------------------------------------------------------------------------------------------------------ as text
 
 
-def _previews(one: Experiment, node: str, question: str) -> dict[str, str]:
-    nodes = experiments.pipeline(one)
-    known = [name for name, item in nodes.items() if hasattr(item.stage, "preview")]
-    if node not in known:
-        raise ConfigError([f"--stage: {unknown('node with a prompt', node, known)}"])
-    if found := nodes[node].stage.problems(experiments.context(one, quiet=True)):
-        raise ConfigError(found)
-    return nodes[node].stage.preview(question)  # type: ignore[attr-defined]
+def _line(one: cost.Cost, seconds: float) -> str:
+    """A node's cost in a line; empty where it costs nothing worth saying."""
+    parts = []
+    if one.requests:
+        parts.append(f"{one.requests:,} requests")
+    if one.prompt_tokens:
+        parts.append(f"{_short(one.prompt_tokens)} tokens read behind {one.shared_tokens:,} shared ones")
+    if one.new_tokens:
+        parts.append(f"{_short(one.new_tokens)} written")
+    if one.trained_tokens:
+        parts.append(f"{_short(one.trained_tokens)} tokens trained on, in {one.kept:,} rows")
+    if parts:
+        parts.append(f"{_time(seconds)} of a device")
+    return ", ".join([*parts, *([one.note] if one.note else [])])
+
+
+def _total(seconds: float, settings: cost.PlanSettings, parameters: float, bytes_per_parameter: int) -> list[str]:
+    """Time, money and memory of everything, in lines."""
+    device = DEVICES[settings.device]
+    weights = parameters * bytes_per_parameter / 2**30
+    # What stands beside the weights: keys and values, activations; a fifth of the memory is little.
+    least = ceil(weights / (0.8 * device.memory_gib))
+    found = [
+        f"{_time(seconds)} of one {settings.device} at {settings.utilisation:.0%} of its peak; "
+        f"{_time(seconds / settings.devices)} of {settings.devices}",
+        f"{_short(parameters)} parameters, {weights:,.1f} GiB: at least {least} of them to hold the weights",
+    ]
+    if settings.price_per_hour:
+        found.insert(
+            1, f"{seconds / 3600 * settings.price_per_hour:,.2f} at {settings.price_per_hour:,.2f} an hour of a device"
+        )
+    return found
+
+
+def _short(number: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if number >= size:
+            return f"{number / (1e3 if unit == ' k' else size):,.1f}{unit}"
+    return f"{number:,.0f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:,.1f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:,.1f} h"
