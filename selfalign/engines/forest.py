@@ -68,7 +68,11 @@ class Forest:
             self.tree.release(self._recent.pop(0))
 
     def forget(self) -> None:
-        """Free all keys and values; what is still needed is computed again."""
+        """Free all keys and values, and the stems that were kept; what is still needed is computed again."""
+        # A stem that stayed would cut later texts that begin alike where it ends, which moves their last bits.
+        for stem in self._recent:
+            self.tree.release(stem)
+        self._recent = []
         for node in self.tree.nodes():
             node.state = None
 

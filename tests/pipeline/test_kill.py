@@ -65,12 +65,13 @@ def kill_in(stage: str, sign: str, delay_s: float, folder: Path, arguments: list
     Where the stage is over before, the run is killed all the same: no later stage is to be done before its turn.
     """
     process, partial = start(folder, arguments), folder / "store" / ".partial"
-    since = None
+    begun, since = False, None
     while process.poll() is None:
-        here = any(partial.glob(f"{stage}-*{sign}"))
-        if here and since is None:
+        here = any(partial.glob(f"{stage}-*"))
+        begun = begun or here
+        if since is None and any(partial.glob(f"{stage}-*{sign}")):
             since = time.monotonic()
-        if since is not None and (not here or time.monotonic() - since >= delay_s):
+        if (begun and not here) or (since is not None and time.monotonic() - since >= delay_s):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return any(partial.glob(f"{stage}-*"))
