@@ -155,7 +155,9 @@ def test_no_swap_comes_between_the_results_of_a_call(llama: Path, adapters) -> N
         engine.swap(None)
 
 
-def test_after_a_swap_results_are_those_of_a_fresh_engine_to_the_bit_though_texts_began_alike_before(llama: Path) -> None:
+def test_after_a_swap_results_are_those_of_a_fresh_engine_to_the_bit_though_texts_began_alike_before(
+    llama: Path,
+) -> None:
     long = " ".join(f"w{number:03}" for number in range(60))
     before = [ScoreRequest(f"b{n}", f"{long} w10{n}", " w001", shared=f"{long} ") for n in range(3)]
     # They begin as the stem before does, and go on otherwise.
