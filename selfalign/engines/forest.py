@@ -27,7 +27,7 @@ CHUNK = 1024
 BATCH = 4096
 """Tokens, padding included, of one forward pass over several rows."""
 REMEMBERED = 2
-"""Stems that are kept when nothing waits for them: two arms, or two stages, may alternate."""
+"""Stems that are kept when nothing waits for them: within a call two may alternate, and the next call often begins with one."""
 LOGITS = 2**26
 """Logits of one forward pass: 256 MiB."""
 
@@ -67,12 +67,17 @@ class Forest:
         if len(self._recent) > REMEMBERED:
             self.tree.release(self._recent.pop(0))
 
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Before the first text of a call, which begins with a named stem of these tokens (none: empty): keep what was computed for
+        the same stem, and nothing else. What another stem left behind would cut texts that begin alike where it ends, which moves
+        their last bits: a call would not repeat to the bit."""
+        for stem in [one for one in self._recent if one.start or one.tokens != tuple(tokens)]:
+            self._recent.remove(stem)
+            self.tree.release(stem)
+
     def forget(self) -> None:
         """Free all keys and values, and the stems that were kept; what is still needed is computed again."""
-        # A stem that stayed would cut later texts that begin alike where it ends, which moves their last bits.
-        for stem in self._recent:
-            self.tree.release(stem)
-        self._recent = []
+        self.begin(())
         for node in self.tree.nodes():
             node.state = None
 

@@ -121,6 +121,8 @@ class Generation:
     def _wait(self, row: Row) -> None:
         """Put a row among those that wait. Its last token is what its first step begins with: it is not computed before."""
         tree = self._forest.tree
+        if not self._number:
+            self._forest.begin(row.tokens[: row.shared])
         if row.shared:
             self._forest.remember(tree.stem(row.tokens[: row.shared], self._most))
         node = tree.insert(row.tokens[:-1])

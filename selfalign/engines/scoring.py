@@ -66,8 +66,11 @@ class Item:
 
 def score(forest: Forest, items: Iterable[Item]) -> Iterator[Item]:
     """Every item, when it is scored."""
-    items = iter(items)
+    items, begun = iter(items), False
     while window := sorted(itertools.islice(items, WINDOW), key=lambda item: item.tokens):
+        if not begun:
+            forest.begin(window[0].tokens[: window[0].shared])
+            begun = True
         for item in window:
             if item.shared:
                 forest.remember(forest.tree.stem(item.tokens[: item.shared], WINDOW))

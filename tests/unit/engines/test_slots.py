@@ -10,7 +10,7 @@ import pytest
 
 from selfalign.engines import generation
 from selfalign.engines.attention import Segment
-from selfalign.engines.base import Completion, GenerateRequest, Sampling
+from selfalign.engines.base import Completion, GenerateRequest, Sampling, ScoreRequest
 from selfalign.engines.huggingface import SPANNED, HuggingFace, HuggingFaceEngine
 from selfalign.engines.model import ModelSettings, load_model, raw_tokenizer
 from selfalign.engines.slots import Slots
@@ -113,6 +113,22 @@ def test_a_start_that_was_named_is_kept_for_the_next_call_and_others_are_not(lla
         assert engine.computed_tokens == 2 * first - (30 - SPANNED)
         nodes = engine._forest.tree.nodes()
         assert sum(len(node.tokens) for node in nodes) == 30 - SPANNED
+
+
+@pytest.mark.parametrize("repeats", [0, 1])
+def test_a_call_gives_the_same_bits_whatever_was_asked_before_it_though_texts_begin_alike(llama, repeats):
+    long = words(60, seed=1)
+    before = [ScoreRequest(f"b{n}", f"{long} w10{n}", " w001", shared=f"{long} ") for n in range(3)]
+    # They begin as the stem before does, and go on otherwise.
+    start = " ".join(long.split()[:13]) + " w200 w201 "
+    asked = [ScoreRequest(f"a{n}", f"{start}w10{n}", f" w00{n} w15{n}", shared=start) for n in range(5)]
+    with opened(llama, batch_size=4) as engine:
+        fresh = sorted((one.id, one.logprob) for one in engine.score(asked))
+    with opened(llama, batch_size=4) as engine:
+        for requests in (before, *[asked] * repeats):
+            list(engine.score(requests))
+        list(engine.generate([GenerateRequest("g", f"{long} w005", DRAWN, shared=f"{long} ")]))
+        assert sorted((one.id, one.logprob) for one in engine.score(asked)) == fresh
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
