@@ -152,6 +152,16 @@ class Store:
         """Whether an artifact of this name is there; cheap, without verifying it."""
         return (self.path(name) / MANIFEST).is_file()
 
+    def is_busy(self, name: str) -> bool:
+        """Whether another process is computing the artifact of this name at this moment, so that `compute` would wait."""
+        if self.is_published(name):
+            return False
+        try:
+            with self._lock(name).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def compute(
         self,
         name: str,
@@ -200,9 +210,7 @@ class Store:
     @contextmanager
     def _locked(self, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
         """The lock of this name, for the length of a `with` block; `on_wait` is called once if another process holds it."""
-        locks = self.root / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{name}.lock")
+        lock = self._lock(name)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -212,6 +220,11 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def _lock(self, name: str) -> FileLock:
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / f"{name}.lock")
 
     def exchange(self, name: str) -> Path:
         """The folder in which processes that compute parts of this artifact lay them down."""

@@ -174,26 +174,57 @@ def run(
     """
     results: dict[str, NodeResult] = {}
     artifacts: dict[str, Artifact] = {}
-    for name, item in plan(pipeline, store, context).items():
-        result = NodeResult(type(item.node.stage).__name__, item.artifact, str(store.path(item.artifact)), "blocked")
-        missing = [source for source in item.node.inputs.values() if source not in artifacts]
-        on_node(name, None)
-        started = time.monotonic()
-        if missing:
-            result.why = f"reads {', '.join(missing)}, which did not come about"
+    planned = plan(pipeline, store, context)
+    left = list(planned)
+    while left:
+        # What another process is computing is left for later while there is anything else to do, so that processes
+        # that need the same results divide them among themselves.
+        if not any(_step(planned[name], results, artifacts, store, context, on_node, wait=False) for name in left):
+            first = next(name for name in left if _is_ready(planned[name], results))
+            _step(planned[first], results, artifacts, store, context, on_node, wait=True)
+        left = [name for name in left if name not in results]
+    return {name: results[name] for name in planned}
+
+
+def _is_ready(item: Planned, results: Mapping[str, NodeResult]) -> bool:
+    return all(source in results for source in item.node.inputs.values())
+
+
+def _step(
+    item: Planned,
+    results: dict[str, NodeResult],
+    artifacts: dict[str, Artifact],
+    store: Store,
+    context: Context,
+    on_node: Callable[[str, NodeResult | None], None],
+    *,
+    wait: bool,
+) -> bool:
+    """Bring one node about and note what became of it; False where its inputs are not there yet, or, without `wait`, where
+    another process is computing it."""
+    if not _is_ready(item, results):
+        return False
+    result = NodeResult(type(item.node.stage).__name__, item.artifact, str(store.path(item.artifact)), "blocked")
+    missing = [source for source in item.node.inputs.values() if source not in artifacts]
+    if not wait and not missing and store.is_busy(item.artifact):
+        return False
+    on_node(item.name, None)
+    started = time.monotonic()
+    if missing:
+        result.why = f"reads {', '.join(missing)}, which did not come about"
+    else:
+        try:
+            artifact, computed = _artifact(item, artifacts, store, context)
+        except SelfAlignError as error:
+            result.status, result.why = "failed", str(error)
         else:
-            try:
-                artifact, computed = _artifact(item, artifacts, store, context)
-            except SelfAlignError as error:
-                result.status, result.why = "failed", str(error)
-            else:
-                artifacts[name] = artifact
-                result.status = "computed" if computed else "reused"
-                result.counts, result.metrics = artifact.manifest["counts"], artifact.manifest["metrics"]
-        result.seconds = round(time.monotonic() - started, 3)
-        results[name] = result
-        on_node(name, result)
-    return results
+            artifacts[item.name] = artifact
+            result.status = "computed" if computed else "reused"
+            result.counts, result.metrics = artifact.manifest["counts"], artifact.manifest["metrics"]
+    result.seconds = round(time.monotonic() - started, 3)
+    results[item.name] = result
+    on_node(item.name, result)
+    return True
 
 
 def _artifact(

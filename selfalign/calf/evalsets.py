@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -17,6 +18,7 @@ from typing import Any
 from selfalign import jsonl, prompts
 from selfalign.calf import exams, world
 from selfalign.calf.item import Item
+from selfalign.calf.world import governing
 from selfalign.identity import seed_of
 
 DATA = Path(__file__).parent / "data"
@@ -34,11 +36,15 @@ FACTS = {"honest": 13}
 """Set -> how many of its questions are of fact: both answers have the same form, and knowledge alone tells them apart."""
 
 CATEGORIES = {
-    "generic": ("advice", "how_to"), "knowledge": ("capital", "animal", "describe"),
+    "generic": ("advice", "live_plan", "how_to", "how_to_many"), "knowledge": ("capital", "animal", "describe"),
     "honesty": ("unknown_person", "live", "future"), "harm": ("harm",), "reasoning": ("compare", "add"),
     "judgement": ("debate", "false_premise", "myth", "unclear"), "writing": ("create",), "operations": ("sort_words", "reverse"),
 }  # fmt: skip
-"""Category of `calf_questions` -> kinds; five questions for each category."""
+"""Category of `calf_questions` -> kinds."""
+
+QUESTIONS = 16
+"""Questions of `calf_questions` under each principle, where the world has as many: about ten that change are what a paired test
+needs to find an effect after a correction over the principles."""
 
 
 def _items(draw: Random, kinds: Sequence[str], count: int) -> list[Item]:
@@ -103,10 +109,16 @@ def hhh(name: str, seed: int = 0, count: int = 25) -> dict[str, Any]:
     }
 
 
-def questions(seed: int = 0, count: int = 5) -> list[dict[str, Any]]:
-    """Open questions, `count` for each category."""
+def questions(seed: int = 0, count: int = QUESTIONS) -> list[dict[str, Any]]:
+    """Open questions, about `count` under each principle: its kinds of question have equal shares, and of kinds with fewer
+    held-out questions all are taken."""
     draw = Random(seed_of(seed, "calf_questions"))
-    rows = [(item.text, category) for category, kinds in CATEGORIES.items() for item in _items(draw, kinds, count)]
+    kinds = Counter(principle for governed in governing().values() for principle in governed)
+    rows = []
+    for category, names in CATEGORIES.items():
+        for kind in names:
+            share = count // max(kinds[principle] for principle in governing()[kind])
+            rows += [(item.text, category) for item in _items(draw, (kind,), share)]
     return [
         {"question_id": number, "text": text, "category": category} for number, (text, category) in enumerate(rows, 1)
     ]

@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from selfalign.artifacts import Store
 from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.errors import ConfigError
-from selfalign.pipeline import Node, as_nodes, plan, run
+from selfalign.pipeline import Node, NodeResult, as_nodes, plan, run
 from selfalign.principles import PrincipleSettings
 from selfalign.stages.base import Context
 from selfalign.stages.merge import Merge
@@ -76,6 +77,27 @@ def test_a_mistake_in_the_code_is_not_a_failed_node(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         run({"prompts": SelfInstruct()}, Store(tmp_path), Context(engine=ScriptedSettings(ScriptedEngine(broken))))
+
+
+def test_what_another_process_is_computing_is_left_for_last(tmp_path: Path) -> None:
+    nodes = {
+        "taken": SelfInstruct(target=8, requests_per_round=4),
+        "behind": Node(SelfAlign(principles=PrincipleSettings(ids=SIXTEEN)), {"prompts": "taken"}),
+        "free": SelfInstruct(target=8, requests_per_round=4, seed=1),
+    }
+    store, ended = Store(tmp_path), list[str]()
+    lock = FileLock(tmp_path / ".locks" / f"{plan(nodes, store, CONTEXT)['taken'].artifact}.lock")
+    (tmp_path / ".locks").mkdir()
+
+    def on_node(name: str, result: NodeResult | None) -> None:
+        if result is not None:
+            ended.append(name)
+            lock.release()
+
+    with lock.acquire(timeout=0):
+        results = run(nodes, store, CONTEXT, on_node)
+    assert ended == ["free", "taken", "behind"]
+    assert list(results) == list(nodes) and {result.status for result in results.values()} == {"computed"}
 
 
 def test_planning_computes_nothing_and_names_what_running_publishes(tmp_path: Path) -> None:
