@@ -383,7 +383,7 @@ def _blame(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 LAUNCHERS = {
     **dict.fromkeys(("slurm", "submitit_local", "submitit_slurm"), "'selfalign[slurm]'"),
-    "joblib": "hydra-joblib-launcher",
+    "joblib": "'selfalign[joblib]'",
     "ray": "hydra-ray-launcher",
 }
 """Choice of `hydra/launcher=` that is a plugin of Hydra -> what pip installs it from."""

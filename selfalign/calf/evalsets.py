@@ -42,7 +42,7 @@ CATEGORIES = {
 }  # fmt: skip
 """Category of `calf_questions` -> kinds."""
 
-QUESTIONS = 16
+QUESTIONS = 24
 """Questions of `calf_questions` under each principle, where the world has as many: about ten that change are what a paired test
 needs to find an effect after a correction over the principles."""
 

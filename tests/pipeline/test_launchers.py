@@ -49,7 +49,7 @@ def test_the_jobs_of_a_sweep_for_slurm_are_those_of_any_sweep() -> None:
     assert is_multirun and jobs == [["seed=0"], ["seed=1"]]
 
 
-@pytest.mark.parametrize(("choice", "package"), [("slurm", "'selfalign[slurm]'"), ("joblib", "hydra-joblib-launcher")])
+@pytest.mark.parametrize(("choice", "package"), [("slurm", "'selfalign[slurm]'"), ("joblib", "'selfalign[joblib]'")])
 def test_a_launcher_that_is_not_installed_says_how_to_get_it(
     choice: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +62,17 @@ def test_a_launcher_that_is_not_installed_says_how_to_get_it(
         groups.jobs(["seed=0,1", f"hydra/launcher={choice}"], multirun=True)
     (problem,) = caught.value.problems
     assert problem.startswith(f"hydra/launcher={choice}: ") and f"`pip install {package}`" in problem
+
+
+@pytest.mark.slow
+def test_joblib_runs_the_jobs_of_a_sweep_side_by_side(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'selfalign[joblib]'")
+    jsonl.write(tmp_path / "script.jsonl", script_rows())
+    env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "selfalign", "run", "-m", *FIVE, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert states(tmp_path) == ["done"] * 5
 
 
 @pytest.mark.slow
