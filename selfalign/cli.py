@@ -102,6 +102,12 @@ def _run(arguments: list[str]) -> int:
         from selfalign.commands import sweeps
 
         return sweeps.start(parsed.overrides, jobs, checked, memo, parsed.config_dir or "")
+    if any(vars(checked[0].sweep_budget).values()):
+        raise ConfigError(
+            [
+                "sweep_budget: expected a sweep, found a single run; bound it with budget.hours, budget.tokens or budget.money"
+            ]
+        )
     return _hydra(arguments) or _RESULTS[-1]
 
 

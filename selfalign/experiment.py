@@ -147,7 +147,9 @@ class Experiment:
     plan: PlanSettings = field(default_factory=PlanSettings, metadata={"transient": True})
     """What `selfalign plan` reckons with."""
     budget: BudgetSettings = field(default_factory=BudgetSettings, metadata={"transient": True})
-    """What the run may spend."""
+    """What the run may spend; in a sweep, each job."""
+    sweep_budget: BudgetSettings = field(default_factory=BudgetSettings, metadata={"transient": True})
+    """What the jobs of a sweep may spend together."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings, metadata={"transient": True})
     """Where runs are logged (group `tracking=`)."""
 
@@ -385,7 +387,8 @@ def problems(experiment: Experiment, memo: Memo | None = None) -> list[str]:
     evaluation = memo("evaluation", (experiment.evaluation,), partial(evaluation_problems, experiment.evaluation))
     found += [f"evaluation: {problem}" for problem in evaluation]
     found += [f"plan: plan.{problem}" for problem in cost.problems(experiment.plan)]
-    found += budget.problems(experiment.budget, experiment.plan.price_per_hour)
+    for key in ("budget", "sweep_budget"):
+        found += budget.problems(getattr(experiment, key), experiment.plan.price_per_hour, key)
     found += designs.problems(experiment.design)
     try:
         designs.failure_limit(experiment.on_failure)

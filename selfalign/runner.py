@@ -21,7 +21,7 @@ import yaml
 from selfalign import claims, cost, jsonl, shards, tracking
 from selfalign import experiment as experiments
 from selfalign.artifacts import Store, provenance
-from selfalign.budget import Ledger
+from selfalign.budget import Ledger, Purse
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
 from selfalign.identity import differences, plain
@@ -44,10 +44,18 @@ def _is_first(experiment: Experiment) -> bool:
     return shard is None or shard.number == 1
 
 
-def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str = "", quiet: bool = False) -> int:
+def execute(
+    experiment: Experiment,
+    *,
+    arguments: Sequence[str] = (),
+    group: str = "",
+    quiet: bool = False,
+    purse: Purse | None = None,
+) -> int:
     """Run an experiment and write its folder; returns the exit code: 0, or 1 where a stage failed.
 
-    Raises ConfigError, before anything is computed, with every problem of the settings.
+    `purse` is that of the sweep that it is a job of. Raises ConfigError, before anything is computed, with every problem of the
+    settings, and SweepSpent once the sweep has spent what it may.
     """
     if found := experiments.problems(experiment):
         raise ConfigError(found)
@@ -74,7 +82,7 @@ def execute(experiment: Experiment, *, arguments: Sequence[str] = (), group: str
         config=stated,
     )
     devices, price = experiment.plan.devices, experiment.plan.price_per_hour
-    ledger = Ledger(folder, experiment.budget, devices * price)
+    ledger = Ledger(folder, experiment.budget, devices * price, purse=purse)
     started = time.monotonic()
     code = 1
     try:
@@ -170,7 +178,7 @@ def settings(experiment: Experiment) -> dict[str, Any]:
 
 def _of_a_run(experiment: Experiment) -> dict[str, Any]:
     found = plain(replace(experiment, arms={}), keep_transient=True)
-    for key in ("on_failure", "design"):
+    for key in ("on_failure", "design", "sweep_budget"):
         del found[key]
     return found
 

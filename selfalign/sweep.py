@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 from selfalign import arms, claims, jsonl, resources, runner
 from selfalign import experiment as experiments
 from selfalign.artifacts import MANIFEST, Store
+from selfalign.budget import BudgetSettings, Purse, SweepSpent, passed
 from selfalign.designs import failure_limit
 from selfalign.errors import ConfigError, DataError, SelfAlignError, did_you_mean
 from selfalign.experiment import Experiment
@@ -97,13 +98,20 @@ class Job:
 def jobs(overrides: Sequence[Sequence[str]], checked: Sequence[Experiment], memo: Memo) -> list[Job]:
     """The jobs of a sweep from its override lists and the experiments that they mean; jobs with equal settings are one.
 
-    Raises ConfigError for jobs that are to be computed in shards: a sweep is divided by its jobs.
+    Raises ConfigError for jobs that are to be computed in shards (a sweep is divided by its jobs), and for several budgets.
     """
     if sharded := sorted({one.shard for one in checked if one.shard}):
         raise ConfigError(
             [
                 f"shard: expected none in a sweep, found {', '.join(sharded)}; start the same command in several processes "
                 "instead: each takes jobs that no other has"
+            ]
+        )
+    if len(bounds := {one.sweep_budget for one in checked}) > 1:
+        raise ConfigError(
+            [
+                f"sweep_budget: expected one that all jobs have alike, found {len(bounds)}; it is what they may spend together "
+                "(budget is each job's own)"
             ]
         )
     labels = arms.labels(overrides)
@@ -139,6 +147,7 @@ def begin(members: Sequence[Job], arguments: Sequence[str], config_dir: str = ""
         "claims": claims.of_overrides(arguments),
         "files": _files(members),
         "design": plain(members[0].experiment.design, keep_transient=True),
+        "sweep_budget": plain(members[0].experiment.sweep_budget),
         "jobs": [{"id": job.id, "label": job.label, "overrides": scrub_arguments(job.overrides)} for job in members],
     }
     with _lock(folder.parent, folder.name):
@@ -160,6 +169,21 @@ def read(folder: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: expected JSON, found a mistake: {error}; run the sweep's command again") from None
+
+
+def purse_of(folder: Path, members: Sequence[Job]) -> Purse:
+    """What the jobs of a sweep may spend together, as it was last told."""
+    plans = {job.folder: job.experiment.plan for job in members}
+    prices = {run: one.devices * one.price_per_hour for run, one in plans.items()}
+    # A sweep that was begun before there were budgets of sweeps has none.
+    return Purse(BudgetSettings(**read(folder).get("sweep_budget", {})), prices)
+
+
+def bound(folder: Path, members: Sequence[Job], settings: BudgetSettings) -> None:
+    """Give a sweep another budget; drivers that are at work keep theirs."""
+    with _lock(folder.parent, folder.name):
+        jsonl.write_json(folder / SWEEP, read(folder) | {"sweep_budget": plain(settings)})
+    _write_states(folder, members)
 
 
 def _files(members: Sequence[Job]) -> dict[str, str]:
@@ -259,14 +283,16 @@ def standings(content: Mapping[str, Any], members: Sequence[Job]) -> list[Standi
 
 
 def _write_states(folder: Path, members: Sequence[Job]) -> None:
-    """Bring the states in `sweep.json` up to date."""
+    """Bring the states in `sweep.json` up to date, what was spent, and why no further job is begun."""
     with _lock(folder.parent, folder.name):
-        content = read(folder)
+        content, purse = read(folder), purse_of(folder, members)
         by_id = {job.id: standing(job) for job in members}
         for entry in content["jobs"]:
             if entry["id"] in by_id:
                 one = by_id[entry["id"]]
                 entry |= {"state": one.state.value, "why": one.why}
+        is_done = all(one.state is State.done for one in by_id.values())
+        content |= {"spent": plain(purse.spent()), "stopped": "" if is_done else purse.excess()}
         jsonl.write_json(folder / SWEEP, content)
 
 
@@ -320,9 +346,12 @@ class Drive:
     """Those to be run."""
     limit: int | None
     """Failed jobs after which no further one is begun."""
+    purse: Purse
+    """What all jobs may spend together: once they have, no further one is begun, and those at work stop."""
 
     def attempt(self, number: int, *, wait: bool = False) -> None:
-        """Run one of the chosen jobs in a process of its own, unless it is done, another driver has it, or too many failed.
+        """Run one of the chosen jobs in a process of its own, unless it is done, another driver has it, too many failed, or the
+        sweep has spent its budget.
 
         Raises no error of the job's: what became of it stands in its run folder. `wait`: for another driver that has it.
         """
@@ -337,9 +366,12 @@ class Drive:
             if self.limit is not None and self._failed() >= self.limit:
                 _say(f"{job.id}: not begun, for {self._failed()} job(s) failed  ({job.label})")
                 return
+            if self.purse.excess():
+                _say(f"{job.id}: not begun, for the sweep has spent its budget  ({job.label})")
+                return
             _say(f"[{number + 1}/{len(self.chosen)}] {job.label}")
             try:
-                _in_a_process(job)
+                _in_a_process(job, self.purse)
             except OSError as error:
                 # A full disk or a folder that may not be written: the system's own words name the file and the reason.
                 _say(f"selfalign: {error}; what is finished is kept: repair this and run the same command again")
@@ -352,7 +384,7 @@ class Drive:
         """Wait for the jobs that another driver has, and take over those that it leaves behind."""
         for number, job in enumerate(self.chosen):
             is_full = self.limit is not None and self._failed() >= self.limit
-            if not is_full and _manifest(job).get("status") not in ("done", "failed"):
+            if not (is_full or self.purse.excess()) and _manifest(job).get("status") not in ("done", "failed"):
                 self.attempt(number, wait=True)
 
 
@@ -366,14 +398,14 @@ def drive(folder: Path, members: Sequence[Job], chosen: Sequence[Job], on_failur
         with _taken(job, wait=False) as is_ours:
             if is_ours and (manifest := _manifest(job)).get("status") == "failed":
                 jsonl.write_json(job.folder / MANIFEST, manifest | {"status": "interrupted"})
-    return Drive(folder, tuple(members), tuple(chosen), limit)
+    return Drive(folder, tuple(members), tuple(chosen), limit, purse_of(folder, members))
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _in_a_process(job: Job) -> None:
+def _in_a_process(job: Job, purse: Purse) -> None:
     """Do a job in a process of its own, and see to it that its run folder says what became of it."""
     job.folder.mkdir(parents=True, exist_ok=True)
     # A program of its own, and no fork or pool: it must work in the workers of every launcher, whatever threads they have.
@@ -381,7 +413,7 @@ def _in_a_process(job: Job) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code says more
-            process.stdin.write(pickle.dumps(job))
+            process.stdin.write(pickle.dumps((job, purse)))
             process.stdin.close()
         try:
             code = process.wait()
@@ -409,7 +441,9 @@ def _note_death(job: Job, code: int) -> None:
 def _work() -> int:
     """The process of a job, which it reads from standard input; returns the run's exit code. Every traceback is in the run
     folder."""
-    job: Job = pickle.load(sys.stdin.buffer)
+    job: Job
+    purse: Purse
+    job, purse = pickle.load(sys.stdin.buffer)
     code = 1
     with _job_lock(job, "work"), open(job.folder / FAULT, "w", encoding="utf-8") as fault:
         # The driver that began this job may have been killed, and its process, which did not notice, have finished it.
@@ -417,7 +451,10 @@ def _work() -> int:
             return 0
         faulthandler.enable(fault)
         try:
-            code = runner.execute(job.experiment, arguments=job.overrides)
+            code = runner.execute(job.experiment, arguments=job.overrides, purse=purse)
+        except SweepSpent:
+            _say(f"{job.id}: stopped, for the sweep has spent its budget  ({job.label})")
+            code = 130
         except KeyboardInterrupt:
             code = 130
         except BaseException as error:
@@ -449,9 +486,15 @@ def tell(folder: Path, members: Sequence[Job]) -> int:
         report.write(done, folder / "report.html")
         _say(f"report: {folder / 'report.html'}")
     counts = Counter(one.state for one in found)
+    purse = purse_of(folder, members)
+    _say(purse.told())
     if counts[State.done] < len(found):
         verb = "retry" if counts[State.failed] else "resume"
-        _say(f"go on with: selfalign sweep {verb} {folder}")
+        more = ""
+        if why := purse.excess():
+            _say(why)
+            more = f" sweep_budget.{passed(purse.settings, purse.spent())}=..."
+        _say(f"go on with: selfalign sweep {verb} {folder}{more}")
     return 0 if counts[State.done] == len(found) else 1
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from selfalign import budget
 from selfalign import sweep as sweeps
+from selfalign.budget import BudgetSettings
 from selfalign.commands import linting
 from selfalign.commands.arguments import add_overrides, new_parser
 from selfalign.errors import ConfigError, SelfAlignError
@@ -49,8 +51,10 @@ def _go(folder: Path, overrides: Sequence[str], members: Sequence[Job], chosen: 
 
     if chosen:
         drive = sweeps.drive(folder, members, chosen, on_failure)
-        groups.launch(overrides, [job.overrides for job in chosen], folder, drive.attempt)
-        drive.finish()
+        # No launcher is to queue jobs that would not begin.
+        if not drive.purse.excess():
+            groups.launch(overrides, [job.overrides for job in chosen], folder, drive.attempt)
+            drive.finish()
     return sweeps.tell(folder, members)
 
 
@@ -68,7 +72,10 @@ def sweep(arguments: list[str]) -> int:
         one.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep, as `selfalign run` named it")
         if name != "status":
             one.add_argument(
-                "overrides", nargs="*", metavar="KEY=VALUE", help="on_failure=..., hydra/launcher=... alone"
+                "overrides",
+                nargs="*",
+                metavar="KEY=VALUE",
+                help="on_failure=..., sweep_budget.hours=..., hydra/launcher=... alone",
             )
     text = "print the jobs of a sweep as the YAML file of a W&B sweep"
     add_overrides(commands.add_parser("export-wandb", help=text, description=text))
@@ -78,15 +85,21 @@ def sweep(arguments: list[str]) -> int:
 
 def _status(given: argparse.Namespace) -> int:
     content = sweeps.read(given.folder)
+    spent = []
     try:
         members = _members(given.folder, content)
         found = sweeps.standings(content, members)
+        purse = sweeps.purse_of(given.folder, members)
+        is_done = all(one.state is State.done for one in found)
+        spent = [purse.told(), *([why] if not is_done and (why := purse.excess()) else [])]
     except ConfigError as error:
         found = [Standing(State.stale, f"its settings are wrong now: {error.problems[0]}")] * len(content["jobs"])
     for entry, one in zip(content["jobs"], found, strict=True):
         print(sweeps.line(entry["id"], entry["label"], one))
     counts = {state: sum(one.state is state for one in found) for state in State}
     print(", ".join(f"{number} {state.value}" for state, number in counts.items() if number))
+    for line in spent:
+        print(line)
     return 1 if counts[State.failed] or counts[State.stale] else 0
 
 
@@ -106,31 +119,37 @@ def _resume(given: argparse.Namespace) -> int:
             ]
         )
     chosen = [job for job, one in zip(members, found, strict=True) if one.state in (State.pending, State.running)]
-    told = [*content["arguments"], *given.overrides]
-    return _go(given.folder, told, members, chosen, _on_failure(given, members))
+    return _go_on(given, content, members, chosen)
 
 
 def _retry(given: argparse.Namespace) -> int:
     content, members, found = _opened(given)
     chosen = [job for job, one in zip(members, found, strict=True) if one.state is not State.done]
-    told = [*content["arguments"], *given.overrides]
-    return _go(given.folder, told, members, chosen, _on_failure(given, members))
+    return _go_on(given, content, members, chosen)
 
 
-def _on_failure(given: argparse.Namespace, members: Sequence[Job]) -> str:
+def _go_on(given: argparse.Namespace, content: Mapping[str, Any], members: Sequence[Job], chosen: Sequence[Job]) -> int:
+    if bounds := [text for text in given.overrides if text.startswith("sweep_budget.")]:
+        sweeps.bound(given.folder, members, _budget(content, members[0], bounds))
     texts = [text.partition("=")[2] for text in given.overrides if text.startswith("on_failure=")]
-    return texts[-1] if texts else members[0].experiment.on_failure
+    on_failure = texts[-1] if texts else members[0].experiment.on_failure
+    return _go(given.folder, [*content["arguments"], *given.overrides], members, chosen, on_failure)
+
+
+OWN = ("on_failure=", "sweep_budget.")
+"""How overrides begin that concern a sweep as a whole, and none of its jobs."""
 
 
 def _opened(given: argparse.Namespace) -> tuple[dict[str, Any], list[Job], list[Standing]]:
     """A sweep that is to go on. Raises ConfigError where its jobs would have other settings than it was begun with."""
     from selfalign import groups
 
-    other = [text for text in given.overrides if not (text.startswith("on_failure=") or groups.is_hydras(text))]
+    other = [text for text in given.overrides if not (text.startswith(OWN) or groups.is_hydras(text))]
     if other:
         raise ConfigError(
             [
-                f"{other[0]}: expected on_failure=... or a setting of Hydra's, found one of the jobs'; begin another sweep with it"
+                f"{other[0]}: expected on_failure=..., sweep_budget.hours=... (.tokens, .money) or a setting of Hydra's, found one "
+                "of the jobs'; begin another sweep with it"
             ]
         )
     content = sweeps.read(given.folder)
@@ -146,6 +165,17 @@ def _opened(given: argparse.Namespace) -> tuple[dict[str, Any], list[Job], list[
             ]
         )
     return content, members, sweeps.standings(content, members)
+
+
+def _budget(content: Mapping[str, Any], member: Job, told: Sequence[str]) -> BudgetSettings:
+    """The budget that a sweep has, changed by some overrides. Raises ConfigError where that is none."""
+    from selfalign import groups
+
+    before = [f"sweep_budget.{name}={value}" for name, value in content.get("sweep_budget", {}).items()]
+    one = groups.compose([*member.overrides, *before, *told])
+    if found := budget.problems(one.sweep_budget, one.plan.price_per_hour, "sweep_budget"):
+        raise ConfigError(found)
+    return one.sweep_budget
 
 
 def _members(folder: Path, content: Mapping[str, Any]) -> list[Job]:

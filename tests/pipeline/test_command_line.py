@@ -264,6 +264,11 @@ def test_the_arms_of_a_sweep_train_on_the_prompts_that_all_of_them_keep(tmp_path
         (["seed=3"], 2, "settings follow a command: selfalign run seed=3"),
         (["run", "model=hf", "model.path=no/such", "evaluation=none"], 2, "no/such"),
         (["run", "engine=scripted", "engine.script=none.jsonl", "evaluation=none"], 2, "none.jsonl"),
+        (
+            ["run", "model=tiny_random", "evaluation=none", "sweep_budget.hours=1"],
+            2,
+            "expected a sweep, found a single run",
+        ),
         (["show", "no_such_run"], 1, "expected a run folder"),
         (["prompt", "--stage", "respones", "model=tiny_random", "evaluation=none"], 2, "did you mean 'responses'"),
         (["import", "dromedary", "no/such"], 1, "expected a checkout of IBM/Dromedary"),

@@ -168,7 +168,7 @@ def test_the_draws_of_a_design_do_not_follow_the_seed_of_the_runs() -> None:
 
 def test_what_concerns_the_sweep_changes_no_run() -> None:
     base = groups.compose([])
-    for override in ("on_failure=stop", "design.seed=4"):
+    for override in ("on_failure=stop", "design.seed=4", "sweep_budget.hours=1"):
         assert experiment.run_id(groups.compose([override])) == experiment.run_id(base)
 
 

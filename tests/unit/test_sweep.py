@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfalign import groups, sweep
+from selfalign.budget import tokens_of
 from selfalign.commands import sweeps as commands
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
@@ -25,6 +27,15 @@ ANSWERS_ONLY = [
     "model=tiny_random", "engine=scripted", "engine.script=script.jsonl", "tracking=none", "merge.file=prompts.jsonl", "name=arms",
     *(f"stages.{name}=false" for name in ("self_instruct", "tgrt", "engrave", "verbose_clone", "evaluate")),
 ]  # fmt: skip
+
+
+WRITING = (
+    "stages.self_instruct=true",
+    "self_instruct.requests_per_round=4",
+    "self_instruct.max_rounds=2",
+    "sweep_budget.tokens=1",
+)
+"""Jobs that have a first stage in common, which alone spends more than all may."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +56,9 @@ def overrides(*more: str) -> list[list[str]]:
     return groups.jobs([*ANSWERS_ONLY, swept, *more], multirun=True)[0]
 
 
-def members(acts: dict[int, str] | None = None) -> list[Job]:
+def members(acts: dict[int, str] | None = None, more: tuple[str, ...] = ()) -> list[Job]:
     """Five jobs, some of which act; each says in the file `opened` that its engine was opened."""
-    memo, jobs = Memo(), overrides()
+    memo, jobs = Memo(), overrides(*more)
 
     def armed(number: int, one: Experiment) -> Experiment:
         act = (acts or {}).get(number, "")
@@ -123,6 +134,96 @@ def test_only_what_is_not_done_runs_again_and_what_is_done_stays_as_it_is() -> N
     drive(jobs)
     assert states(jobs) == ["done", "failed", "done", "done", "done"] and opened() == 6
     assert [photograph(jobs[number].folder) for number in (0, 2)] == before
+
+
+def test_a_sweep_that_has_spent_its_budget_begins_no_further_job_and_says_so_once_for_each(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    jobs = members(more=("sweep_budget.tokens=1",))
+    folder = drive(jobs)
+    assert states(jobs) == ["done"] + ["pending"] * 4 and opened() == 1
+    assert sweep.tell(folder, jobs) == 1
+    told = capfd.readouterr().err
+    assert told.count("not begun, for the sweep has spent its budget") == 4
+    tokens = sum(sum(tokens_of(Path("store") / name)) for name in jobs[0].artifacts.values())
+    assert f", {tokens:,} of 1 tokens" in told
+    assert f"sweep_budget.tokens: expected at most 1 to be spent on this sweep, found {tokens}" in told
+    assert f"go on with: selfalign sweep resume {folder} sweep_budget.tokens=..." in told
+    content = json.loads((folder / "sweep.json").read_text())
+    assert content["sweep_budget"] == {"hours": 0.0, "tokens": 1, "money": 0.0} and content["spent"]["tokens"] == tokens
+    assert content["stopped"].startswith("sweep_budget.tokens: expected at most 1")
+
+
+def test_a_job_at_work_is_stopped_when_its_sweep_has_spent_its_budget_and_has_not_failed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    jobs = members(more=WRITING)
+    folder = drive(jobs)
+    assert states(jobs) == ["pending"] * 5 and sweep.standing(jobs[0]).why == "interrupted"
+    told = capfd.readouterr().err
+    assert f"{jobs[0].id}: stopped, for the sweep has spent its budget" in told and told.count("not begun") == 4
+    manifest = json.loads((jobs[0].folder / "manifest.json").read_text())
+    assert {name: node["status"] for name, node in manifest["nodes"].items()} == {"instructions": "computed"}
+    assert not (jobs[0].folder / "error.txt").exists() and "Traceback" not in told
+    assert json.loads((folder / "sweep.json").read_text())["stopped"]
+
+
+@pytest.mark.slow
+def test_a_larger_budget_goes_on_with_what_is_left_and_what_jobs_share_is_paid_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    memo, jobs = Memo(), overrides(*WRITING)[:3]
+    found = sweep.jobs(jobs, groups.checked(jobs, memo=memo), memo)
+    folder = drive(found)
+    assert commands.sweep(["resume", str(folder)]) == 1 and states(found) == ["pending"] * 3
+    assert commands.sweep(["status", str(folder)]) == 0
+    assert "sweep_budget.tokens: expected at most 1 " in capsys.readouterr().out
+    assert commands.sweep(["resume", str(folder), "sweep_budget.tokens=1000000"]) == 0
+    capsys.readouterr()
+    assert commands.sweep(["status", str(folder)]) == 0
+    told = capsys.readouterr().out
+    names = {name for job in found for name in job.artifacts.values()}
+    tokens = sum(sum(tokens_of(Path("store") / name)) for name in names)
+    assert "3 done" in told and "of 1,000,000 tokens" in told and "expected" not in told
+    content = json.loads((folder / "sweep.json").read_text())
+    assert content["spent"]["tokens"] == tokens and content["stopped"] == ""
+    assert content["sweep_budget"]["tokens"] == 1_000_000
+    before = [photograph(job.folder) for job in found]
+    assert commands.sweep(["resume", str(folder), "sweep_budget.tokens=1"]) == 0
+    assert [photograph(job.folder) for job in found] == before
+
+
+def test_a_driver_that_a_launcher_sends_elsewhere_stops_at_the_budget_too() -> None:
+    jobs = members(more=("sweep_budget.tokens=1",))
+    folder = sweep.begin(jobs, [])
+    sent = pickle.loads(pickle.dumps(sweep.drive(folder, jobs, jobs, "continue")))
+    for number in (0, 1):
+        sent.attempt(number)
+    assert states(jobs) == ["done"] + ["pending"] * 4 and opened() == 1
+
+
+@pytest.mark.slow
+def test_two_drivers_spend_one_budget() -> None:
+    jobs = members(more=("sweep_budget.tokens=1",))
+    both = [threading.Thread(target=drive, args=(jobs,)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    # Each may have begun one before the other's was paid; one that still had a stage to go is stopped before it.
+    assert 1 <= opened() <= 2 and set(states(jobs)) <= {"done", "pending"} and states(jobs)[2:] == ["pending"] * 3
+
+
+def test_a_budget_that_is_none_or_that_jobs_do_not_share_is_refused() -> None:
+    memo, jobs = Memo(), overrides("sweep_budget.hours=1,2")
+    with pytest.raises(ConfigError, match="sweep_budget: expected one that all jobs have alike, found 2"):
+        sweep.jobs(jobs, groups.checked(jobs, memo=memo), memo)
+    jobs = overrides()[:2]
+    folder = sweep.begin(sweep.jobs(jobs, groups.checked(jobs, memo=memo), memo), [])
+    for told in ("sweep_budget.hours=-1", "sweep_budget.money=5", "sweep_budget.huors=1"):
+        with pytest.raises(ConfigError, match=r"sweep_budget\."):
+            commands.sweep(["resume", str(folder), told])
+    assert json.loads((folder / "sweep.json").read_text())["sweep_budget"]["hours"] == 0.0
 
 
 def test_a_job_that_was_killed_with_its_driver_is_pending() -> None:
