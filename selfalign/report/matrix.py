@@ -79,8 +79,8 @@ def method(found: Sequence[Matrix]) -> str:
     cells = max(len(one.adjusted) for one in found)
     return (
         "Difference of each arm (row) from the control on each metric (column) of one model. "
-        f"*: p below {ALPHA:g} after Holm over all comparisons of the table (up to {cells:,}): what is left for a reader who looks for "
-        "anything that stands out. The tables of single metrics correct over their arms alone, and have intervals and items."
+        f"*: p below {ALPHA:g} after Holm over all comparisons of the table (up to {cells:,}): what is left for a reader who "
+        "looks for anything that stands out. The tables of single metrics correct over their arms alone, and have intervals and items."
     )
 
 

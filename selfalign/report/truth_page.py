@@ -108,8 +108,8 @@ def _bars(numbers: Numbers) -> str:
     return (
         "## What was asked, and what was found\n\n"
         + markdown_table(["bar", "found", "met"], rows)
-        + f"\n\nAn effect counts as found where p is below {ALPHA:g} after Holm over *all* comparisons of a model: every arm on every "
-        "metric."
+        + f"\n\nAn effect counts as found where p is below {ALPHA:g} after Holm over *all* comparisons of a model: every arm on "
+        "every metric."
     )
 
 
@@ -228,16 +228,16 @@ def _simulated(numbers: Numbers, folder: str) -> str:
     return f"""
 ## By chance, and by how much more
 
-{null["repeats"]} sweeps of {made["arms"]} arms and {numbers["seeds"]} seeds were drawn in which no arm does anything: every item is right as
-often as in the {made["runs"]} runs that miss no planted rule ({made["model"]} model). Of these sweeps {table} show an effect after Holm
-over all {null["tests"]:,} comparisons; of their metrics {metric} show one after Holm over the arms, which is what the report's tables of single
-metrics correct for.
+{null["repeats"]} sweeps of {made["arms"]} arms and {numbers["seeds"]} seeds were drawn in which no arm does anything: every item is
+right as often as in the {made["runs"]} runs that miss no planted rule ({made["model"]} model). Of these sweeps {table} show
+an effect after Holm over all {null["tests"]:,} comparisons; of their metrics {metric} show one after Holm over the arms, which
+is what the report's tables of single metrics correct for.
 
 ![power of the paired and the unpaired test]({folder}/power.svg)
 
 The same, with one arm that gets some items always wrong; found at level {made["level"]:.4f}, which is what Holm asks of the
-smallest p of {made["arms"]} arms. *Paired*: sign flips of items' differences. *Unpaired*: Welch's test, as if the arms had been asked
-other items.
+smallest p of {made["arms"]} arms. *Paired*: sign flips of items' differences. *Unpaired*: Welch's test, as if the arms had been
+asked other items.
 
 {markdown_table(["items of", "lost", "of all", "found, paired", "found, unpaired"], rows)}"""
 

@@ -1,4 +1,4 @@
-"""Laws of the page of known truth: planted effects are found, rules that do nothing show nothing, the page says what was computed."""
+"""Laws of the page of known truth: planted effects are found, idle rules show nothing, the page says what was computed."""
 
 from __future__ import annotations
 
