@@ -80,7 +80,8 @@ def method(found: Sequence[Matrix]) -> str:
     return (
         "Difference of each arm (row) from the control on each metric (column) of one model. "
         f"*: p below {ALPHA:g} after Holm over all comparisons of the table (up to {cells:,}): what is left for a reader who "
-        "looks for anything that stands out. The tables of single metrics correct over their arms alone, and have intervals and items."
+        "looks for anything that stands out. The tables of single metrics correct over their arms alone, and have intervals and "
+        "items."
     )
 
 
