@@ -4,8 +4,8 @@
 
 The sweep is `selfalign run experiments=quickstart sweeps=leave_one_out` in an empty store, its jobs side by side by joblib. A run
 by itself is one of its jobs in an empty store of its own and without parity (which needs the others). All runs by themselves cost
-about the same, so only some are made (`--alone`), half of them before the sweep and half after it; the rest are reckoned at their mean.
-Wall time is from start to exit of the command; CPU time is that of all its processes.
+about the same, so only some are made (`--alone`), half of them before the sweep and half after it; the rest are reckoned at their
+mean. Wall time is from start to exit of the command; CPU time is that of all its processes.
 
 Two ratios are printed. By wall time: the sweep against the runs one after another, as one would start them by hand on this machine.
 By CPU time: what sharing alone saves, whatever runs beside what.
