@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from selfalign.report import ablation, ablation_view, gap
+from selfalign.report import ablation, ablation_view, gap, verdicts
 from selfalign.report.adherence import assessed
 from selfalign.report.judged import judged
 from selfalign.report.model import Run
@@ -74,7 +74,7 @@ def _style(value: str) -> str:
 
 
 def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") -> str:
-    """Nodes (unless told not to), notes, scores and effects of these runs as aligned text without colour or box."""
+    """Nodes (unless told not to), notes, scores, effects and verdicts on claims as aligned text without colour or box."""
     parts = []
     for run in runs:
         table = f"\n{_aligned(NODE_COLUMNS, node_rows(run))}" if nodes else ""
@@ -88,6 +88,7 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
         head, rows = ablation_view.grid(found)
         parts += [f"{EFFECTS}\n{_aligned(head, rows)}"] if rows else []
         parts += said(found)
+    parts += [sheet_text(sheet) for sheet in _claims(runs, found, control)]
     if any(run.uses_calf for run in runs):
         parts.append(CALF_NOTICE)
     return "\n\n".join(parts) + "\n"
@@ -95,6 +96,10 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
 
 def _sheets(runs: Sequence[Run]) -> list[Sheet]:
     return [*protocols(runs), *gap.sheets(runs), *judged(runs), *assessed(runs), *published(runs)]
+
+
+def _claims(runs: Sequence[Run], found: ablation.Comparison | None, control: str) -> list[Sheet]:
+    return verdicts.sheets(verdicts.verdicts(runs, found, control))
 
 
 def sheet_text(sheet: Sheet) -> str:
@@ -119,7 +124,7 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool = True, control: str = "") -> None:
-    """Print nodes (unless told not to), notes, scores and effects of these runs: tables on a terminal, plain text elsewhere.
+    """Print nodes (unless told not to), notes, scores, effects and verdicts on claims: tables on a terminal, plain text elsewhere.
 
     `control` is as in `ablation.compare`.
     """
@@ -150,5 +155,9 @@ def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool
             console.print(_table(EFFECTS, head, rows, numeric_from=head.index(_NUMERIC_FROM)))
         for text in said(found):
             console.print(Text(text, style="dim"))
+    for sheet in _claims(runs, found, control):
+        from_, to = (verdicts.TOLD.index(name) for name in ("difference", "file"))
+        console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=from_, numeric_to=to))
+        console.print(Text(sheet.about, style="dim"))
     if any(run.uses_calf for run in runs):
         console.print(Text(CALF_NOTICE, style="italic"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,11 @@ from selfalign.report.ablation_view import Cell, Table, interval_text, p_text
 from selfalign.report.arms import Arm, arms
 from selfalign.report.model import Run, sweep_of
 from selfalign.report.scores import ABSENT, number
+from selfalign.report.sheet import Sheet
 
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
+TOLD = ("claimed", "verdict", "where", "arm", "difference", "95 % interval", "p, Holm", "file")
+"""Headings on the terminal; the page has more."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Verdict:
         if self.adjusted >= ALPHA:
             return UNDECIDED
         return SUPPORTED if (self.found.difference.value < 0) == self.test.is_less else CONTRADICTED
+
+    @property
+    def said(self) -> str:
+        """The verdict, and why nothing was tested where nothing was."""
+        return f"{UNTESTED}: {self.found.reason}" if isinstance(self.found, Refusal) else self.verdict
 
 
 def told(runs: Sequence[Run]) -> list[Claim]:
@@ -108,7 +116,8 @@ def _turned(one: Contrast, is_turned: bool) -> Contrast:
         one,
         control=one.value,
         value=one.control,
-        difference=stats.Estimate(-difference.value, -difference.high, -difference.low),
+        # From 0, for -0.0 would be shown with its sign.
+        difference=stats.Estimate(0.0 - difference.value, 0.0 - difference.high, 0.0 - difference.low),
     )
 
 
@@ -138,14 +147,9 @@ def view(runs: Sequence[Run], found: Sequence[Verdict]) -> dict[str, Any] | None
     every = told(runs)
     if not every:
         return None
-    tests = sum(isinstance(one.found, Contrast) for one in found)
     about = (
-        f"Each claimed difference beside the paired one, {tests} tests in all, corrected together by Holm. Supported "
-        f"or contradicted: "
-        f"the corrected p is below {ALPHA:g} and the sign is the claimed one, or the other. Undecided is no evidence "
-        f"of sameness: the "
-        f"smallest difference that would have been found with probability {100 * POWER:g} % stands beside it, with as many items "
-        "differing as did."
+        f"{_about(found)} Undecided is no evidence of sameness: the smallest difference that would have been found with "
+        f"probability {100 * POWER:g} % stands beside it, with as many items differing as did."
     )
     head = (
         "claimed",
@@ -164,10 +168,17 @@ def view(runs: Sequence[Run], found: Sequence[Verdict]) -> dict[str, Any] | None
     return {"claims": every, "about": about, "table": Table("Claims", "", head, rows, Markup(""), True)}
 
 
+def _about(found: Sequence[Verdict]) -> str:
+    tests = sum(isinstance(one.found, Contrast) for one in found)
+    return (
+        f"Each claimed difference beside the paired one, {tests} tests in all, corrected together by Holm. Supported or "
+        f"contradicted: the corrected p is below {ALPHA:g} and the sign is the claimed one, or the other."
+    )
+
+
 def _cells(one: Verdict) -> tuple[Cell, ...]:
     if isinstance(one.found, Refusal):
-        said = f"{UNTESTED}: {one.found.reason}"
-        return (Cell(said), Cell(one.place), Cell(one.arm), *[Cell(ABSENT)] * 6, Cell(one.file))
+        return (Cell(one.said), Cell(one.place), Cell(one.arm), *[Cell(ABSENT)] * 6, Cell(one.file))
     difference, like = one.found.difference, one.found.control
     return (
         Cell(one.verdict),
@@ -181,3 +192,40 @@ def _cells(one: Verdict) -> tuple[Cell, ...]:
         Cell(str(one.found.seeds), one.found.seeds),
         Cell(one.file),
     )
+
+
+def sheets(found: Sequence[Verdict]) -> list[Sheet]:
+    """What the terminal says of the claims: a line for each test and arm, or one for all arms of a test of which the same is to be
+    said. No sheet where there is no test."""
+    groups: dict[tuple[str, str, str], list[Verdict]] = {}
+    for one in found:
+        groups.setdefault((one.file, str(one.test), one.place), []).append(one)
+    rows = [row for group in groups.values() for row in _lines(group)]
+    about = f"{_about(found)} Undecided is no evidence of sameness: the page shows what would have been found, and each arm."
+    return [Sheet("Claims", about, TOLD, tuple(rows))] if rows else []
+
+
+def _lines(arms: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """The lines of one test in one place."""
+    if len(arms) == 1 or len({one.said for one in arms}) > 1:
+        texts = [[str(one.test), *(cell.text for cell in _cells(one))] for one in arms]
+        return [(*row[: len(TOLD) - 1], row[-1]) for row in texts]
+    first = arms[0]
+    found = [one.found for one in arms if isinstance(one.found, Contrast)]
+    differences = _range(one.difference.value for one in found)
+    ps = _range(one.adjusted for one in arms) if found else []
+    return [
+        (
+            *(str(first.test), first.said, first.place, f"all {len(arms)} arms"),
+            " to ".join(number(value, signed=True) for value in differences) or ABSENT,
+            ABSENT,
+            " to ".join(map(p_text, ps)) or ABSENT,
+            first.file,
+        )
+    ]
+
+
+def _range(values: Iterable[float]) -> list[float]:
+    """The lowest and the highest of some values; one where they are the same, none where there is none."""
+    found = sorted({*values})
+    return [found[0], found[-1]] if len(found) > 1 else found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+
+import pytest
 
 from selfalign import claims, resources
 from selfalign.claims import header, read
@@ -14,6 +17,8 @@ from selfalign.report import load_runs
 from selfalign.report.ablation import Contrast, compare
 from selfalign.report.html import render
 from selfalign.report.model import Run
+from selfalign.report.page import tables
+from selfalign.report.terminal import plain_text, print_runs
 from selfalign.report.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTED, Verdict, verdicts
 from tests.unit.report.run_folders import exam_row, write_json, write_run, write_scores
 
@@ -112,3 +117,58 @@ def test_a_claim_about_arms_of_a_run_alone_is_said_to_be_untested(tmp_path: Path
     text = HEADER.replace("engraved > base on calf_truth/mc1", "control > arm on calf_truth")
     one = judged(claiming(tmp_path / "a", text, wrong={"engraved": 0, "cloned": 1}))["control > arm"]
     assert one.verdict == UNTESTED and "no other arm" in str(one.found)
+
+
+def terminal(folders: list[Path]) -> list[list[str]]:
+    """The rows of the claims as they are printed where there is no terminal, without the headings."""
+    text = plain_text(load_runs(folders))
+    lines = text.partition("\n\nClaims\n")[2].partition("\n\n")[0].splitlines()
+    assert lines[0].startswith("Each claimed difference")
+    return [[cell for cell in line.split("  ") if cell] for line in lines[2:]]
+
+
+def of_the_page(folders: list[Path]) -> list[list[str]]:
+    (table,) = [one for one in tables(render(load_runs(folders))) if one.title == "Claims"]
+    return [[row[number].text for number in (0, 1, 2, 3, 4, 5, 6, 10)] for row in table.rows]
+
+
+def sweep_of_arms(folder: Path, wrong: list[int]) -> list[Path]:
+    """A control with 4 of 40 items wrong, and an arm for each number of wrong ones."""
+    text = HEADER.replace("engraved > base on calf_truth/mc1", "control > arm on calf_truth")
+    counts = [4, *wrong]
+    return [claiming(folder / f"run-{at:02}", text, wrong={"engraved": 4, "cloned": count}, drop=[f"rule_{at:02}"] * (at > 0))
+            for at, count in enumerate(counts)]  # fmt: skip
+
+
+def test_the_terminal_says_of_each_test_what_the_page_says(tmp_path: Path):
+    folders = [claiming(tmp_path / "a", wrong={"base": 20, "engraved": 0, "cloned": 1})]
+    told = terminal(folders)
+    assert told == of_the_page(folders) and [row[1] for row in told] == [SUPPORTED, UNDECIDED]
+    assert told[0][0] == "engraved > base" and told[0][4] == "+0.500" and " to " in told[0][5]
+
+
+def test_arms_of_which_the_same_is_to_be_said_are_one_line(tmp_path: Path):
+    folders = sweep_of_arms(tmp_path, [4 + number % 3 for number in range(20)])
+    (together,) = [row for row in terminal(folders) if row[0] == "control > arm"]
+    assert together[1:5] == [UNDECIDED, "calf_truth · mc1 · accuracy, cloned", "all 20 arms", "+0.000 to +0.050"]
+    assert len([row for row in of_the_page(folders) if row[0] == "control > arm"]) == 20
+
+
+def test_arms_that_differ_have_a_line_each(tmp_path: Path):
+    folders = sweep_of_arms(tmp_path, [30, 4, 5])
+    told = [row for row in terminal(folders) if row[0] == "control > arm"]
+    assert told == [row for row in of_the_page(folders) if row[0] == "control > arm"]
+    assert {row[1] for row in told} == {SUPPORTED, UNDECIDED} and len({row[3] for row in told}) == 3
+
+
+def test_what_was_not_tested_is_said_on_the_terminal_with_its_reason_and_no_claim_is_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "240")
+    one = claiming(tmp_path / "a", wrong={"base": 3, "engraved": 0})
+    stream = io.StringIO()
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    print_runs(load_runs([one]), stream)
+    shown = " ".join(stream.getvalue().split())
+    assert "Claims" in shown and f"{UNTESTED}: " in shown
+    assert "Claims" not in plain_text(load_runs([write_run(tmp_path / "bare")]))
