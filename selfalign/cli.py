@@ -21,7 +21,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign report RUN...               compare runs: terminal table and one HTML file; --export its tables, --publish it to W&B
   selfalign sweep status|resume|retry DIR   what became of a sweep's jobs, and the rest of them; export-wandb for agents
   selfalign verify RUN...               every number of runs, sweeps and their reports anew from stored items; exit 1 on a mismatch
-  selfalign sync RUN...                 push offline W&B runs, once
+  selfalign sync RUN...                 push offline W&B runs, and a report that --publish could not send; once
   selfalign chat RUN                    talk to its models in the terminal: base, engraved and cloned
   selfalign export RUN                  its adapter or --merged model with a card, as a folder for peft, transformers, vLLM
   selfalign serve-command RUN           the vLLM command that serves a run's base model and adapters

@@ -88,8 +88,7 @@ def report(arguments: list[str]) -> int:
         written = reports.export_tables(folders, Path(given.export), control=control)
         print(f"tables: {len(written)} files in {given.export}", file=sys.stderr)
     if given.publish:
-        found = reports.publish(folders, out)
-        print(f"{'published' if found.is_new else 'brought up to date'}: {found.url}", file=sys.stderr)
+        print(reports.publish(folders, out), file=sys.stderr)
     return 0
 
 
@@ -186,13 +185,22 @@ def _underived(path: Path, entry: jsonl.Row) -> list[str]:
 
 
 def sync(arguments: list[str]) -> int:
-    """Push the offline W&B runs of some run folders; what was pushed before is not pushed again."""
-    parser = new_parser("sync", "Push offline W&B runs, once, however often it is called.")
+    """Push the offline W&B runs of some run folders and the reports that wait; what was pushed before is not pushed again."""
+    parser = new_parser(
+        "sync",
+        "Push offline W&B runs, and a report that `selfalign report --publish` could not send; once, however often it is called.",
+    )
     parser.add_argument("run", nargs="+", help="folders of runs or sweeps, or their names in runs/")
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     given = parser.parse_args(arguments)
+    from selfalign import report as reports
     from selfalign import tracking
 
-    for line in tracking.sync([folder for name in given.run for folder in resolve_runs(name, Path(given.runs))]):
+    runs = Path(given.runs)
+    for line in tracking.sync([folder for name in given.run for folder in resolve_runs(name, runs)]):
         print(line)
+    for name in given.run:
+        folder = (resolve_sweep(name, runs) or [resolve_run(name, runs)])[0]
+        if told := reports.sync(folder / "report.html", name):
+            print(told)
     return 0

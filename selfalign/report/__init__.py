@@ -16,7 +16,18 @@ from selfalign.tracking import Tracker
 if TYPE_CHECKING:
     from selfalign.report.wandb_report import Published
 
-__all__ = ["Node", "Run", "export_tables", "load_run", "load_runs", "print_scores", "publish", "track", "write"]
+__all__ = [
+    "Node",
+    "Run",
+    "export_tables",
+    "load_run",
+    "load_runs",
+    "print_scores",
+    "publish",
+    "sync",
+    "track",
+    "write",
+]
 
 
 def write(folders: Sequence[Path], path: Path, *, control: str = "") -> Path:
@@ -45,6 +56,20 @@ def publish(folders: Sequence[Path], page: Path) -> Published:
     from selfalign.report import wandb_report
 
     return wandb_report.publish(page, load_runs(folders))
+
+
+def sync(page: Path, name: str) -> str:
+    """Send the report of a page to W&B where `publish` was asked for and could not, and say what became of it; `name` is what
+    `selfalign report` calls its run or sweep. Empty where no page is written. Raises as `wandb_report.publish`."""
+    from selfalign.report import check, wandb_report
+
+    if not page.is_file():
+        return ""
+    if wandb_report.is_waiting(page):
+        return str(publish(check.runs_of(page), page))
+    if known := wandb_report.published(page):
+        return f"already published: {known['url']}; `selfalign report {name} --publish` brings it up to date"
+    return f"report: not on W&B; `selfalign report {name} --publish` sends {page}"
 
 
 def track(folder: Path, tracker: Tracker) -> None:

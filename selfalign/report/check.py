@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selfalign import __version__
+from selfalign.errors import SelfAlignError
 from selfalign.report import page as pages
 from selfalign.report.html import render
 from selfalign.report.model import MANIFEST, load_run
@@ -35,6 +36,19 @@ def check(folder: Path) -> tuple[int, list[str]]:
     other = f" (written by selfalign {about.version}; this is {__version__})" if about.version != __version__ else ""
     cells = sum(len(row) for table in pages.tables(found) for row in table.rows)
     return cells, [f"{REPORT}{other}: {line}" for line in wrong]
+
+
+def runs_of(page: Path) -> list[Path]:
+    """The folders of the runs that a written page is about. Raises SelfAlignError where it does not say, or one is not there."""
+    about = pages.about(page.read_text(encoding="utf-8"))
+    folders = {name: _run_folder(page.parent, name) for name in about.runs} if about else {}
+    if not folders or _missing(folders):
+        raise SelfAlignError(
+            f"{page}: expected the report of runs that lie beside {page.parent}, found "
+            f"{'no such run as ' + ', '.join(_missing(folders)) if folders else 'none named in it'}; write it anew: selfalign "
+            f"report {page.parent}"
+        )
+    return list(folders.values())
 
 
 def _run_folder(folder: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfalign import jsonl
 from selfalign.errors import MissingDependencyError, SelfAlignError
+from selfalign.identity import file_digest
 from selfalign.report.export import as_markdown
 from selfalign.report.model import Run
 from selfalign.report.page import PageTable, tables
@@ -42,6 +43,10 @@ class Published:
     is_new: bool
     """False where the report was there before and was brought up to date."""
 
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return f"{'published' if self.is_new else 'brought up to date'}: {self.url}"
+
 
 def spec_path(page: Path) -> Path:
     """Where the specification of a page is written."""
@@ -50,6 +55,18 @@ def spec_path(page: Path) -> Path:
 
 def _memory(page: Path) -> Path:
     return page.with_suffix(".published.json")
+
+
+def published(page: Path) -> dict[str, str]:
+    """What is remembered of a page's report once it was sent: `id` and `url` on the server; `spec`, a digest of what was sent."""
+    memory = _memory(page)
+    return json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+
+
+def is_waiting(page: Path) -> bool:
+    """Whether `publish` wrote a specification that W&B has not got: there was no login, or no network."""
+    path = spec_path(page)
+    return path.is_file() and published(page).get("spec") != file_digest(path)
 
 
 def write_spec(page: Path, runs: Sequence[Run]) -> Path:
@@ -91,11 +108,10 @@ def publish(page: Path, runs: Sequence[Run]) -> Published:
         raise SelfAlignError(
             f"`selfalign report --publish` expected a W&B login, found neither WANDB_API_KEY nor a netrc entry; the "
             f"specification is "
-            f"written ({path}): run `wandb login`, then the same command again"
+            f"written ({path}): run `wandb login`, then the same command again, or `selfalign sync`"
         )
     made = _report(page, runs)
-    memory = _memory(page)
-    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    memory, known = _memory(page), published(page)
     import wandb
 
     try:
@@ -110,7 +126,7 @@ def publish(page: Path, runs: Sequence[Run]) -> Published:
             + (f", or delete {memory} where the report was deleted there," if known else "")
             + " and run the same command again"
         ) from error
-    jsonl.write_json(memory, {"id": found.id, "url": found.url})
+    jsonl.write_json(memory, {"id": found.id, "url": found.url, "spec": file_digest(path)})
     return found
 
 

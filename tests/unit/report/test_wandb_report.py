@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from selfalign.commands import report as report_command
+from selfalign.commands import sync as sync_command
 from selfalign.errors import MissingDependencyError, SelfAlignError
+from selfalign.identity import file_digest
 from selfalign.report import load_runs, wandb_report, write
 from selfalign.report.wandb_report import publish, spec_path, validate, write_spec
 from tests.unit.report.run_folders import exam_row, write_run, write_scores
@@ -112,7 +115,7 @@ def test_a_second_call_brings_the_same_report_up_to_date(page, server: Server):
     assert list(server.views) == [first.id] and [call["id"] for call in server.calls] == [None, first.id]
     assert server.made[0] == "somebody/selfalign"
     remembered = json.loads((path.parent / "report.published.json").read_text())
-    assert remembered == {"id": first.id, "url": first.url}
+    assert remembered == {"id": first.id, "url": first.url, "spec": file_digest(spec_path(path))}
 
 
 @needs_it
@@ -145,3 +148,66 @@ def test_without_the_package_the_command_that_installs_it_is_said(page, monkeypa
     path, folders = page
     with pytest.raises(MissingDependencyError, match=r"pip install 'selfalign\[publish\]'"):
         publish(path, load_runs(folders))
+
+
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
+    """The run folders of each call that pushes runs, none of which has any."""
+    calls: list[list[Path]] = []
+    monkeypatch.setattr("selfalign.tracking.sync", lambda folders: calls.append(folders) or [])
+    return calls
+
+
+@needs_it
+def test_a_report_that_waited_for_a_login_is_sent_with_the_offline_runs_once(
+    page, server: Server, pushed: list[list[Path]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    _, (first, second) = page
+    with monkeypatch.context() as away:
+        away.setattr(wandb_report, "has_credentials", lambda: False)
+        with pytest.raises(SelfAlignError, match="selfalign sync"):
+            report_command([str(first), str(second), "--publish"])
+    assert not server.views
+    capsys.readouterr()
+    for expected in ("published: ", "already published: "):
+        assert sync_command([str(first)]) == 0
+        assert capsys.readouterr().out.startswith(expected)
+    (view,) = server.views.values()
+    assert len(server.calls) == 1 and "all, candor" in view["description"], "the report of both runs"
+    assert pushed == [[first], [first]]
+
+
+@needs_it
+def test_a_report_that_could_not_be_brought_up_to_date_is_by_the_next_sync(
+    page, server: Server, pushed: list[list[Path]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    _, (first, second) = page
+    assert report_command([str(first), "--publish"]) == 0
+    with monkeypatch.context() as away:
+        away.setattr(wandb_report, "has_credentials", lambda: False)
+        with pytest.raises(SelfAlignError):
+            report_command([str(first), str(second), "--publish"])
+    capsys.readouterr()
+    assert sync_command([str(first)]) == 0 and capsys.readouterr().out.startswith("brought up to date: ")
+    assert [call["id"] for call in server.calls] == [None, *server.views]
+
+
+def test_a_report_that_nobody_asked_to_publish_is_not_sent_and_the_command_that_sends_it_is_said(
+    page, pushed: list[list[Path]], capsys: pytest.CaptureFixture[str]
+):
+    _, (first, _) = page
+    assert sync_command([str(first)]) == 0 and capsys.readouterr().out == ""
+    write([first], first / "report.html")
+    assert sync_command([str(first)]) == 0
+    assert f"`selfalign report {first} --publish` sends" in capsys.readouterr().out
+    assert not spec_path(first / "report.html").exists()
+
+
+@needs_it
+def test_a_waiting_report_whose_runs_are_gone_is_named(page, pushed: list[list[Path]]):
+    _, (first, second) = page
+    path = write([first, second], first / "report.html")
+    write_spec(path, load_runs([first, second]))
+    second.rename(second.parent.parent / "elsewhere")
+    with pytest.raises(SelfAlignError, match="no such run as candor; write it anew: selfalign report"):
+        sync_command([str(first)])
