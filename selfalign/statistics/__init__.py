@@ -21,6 +21,7 @@ from selfalign.statistics.paired import (
     unpaired,
 )
 from selfalign.statistics.power import Rate, binary_pairs, minimum_detectable_effect, rejection_rate
+from selfalign.statistics.simulation import NullSweeps, Power, null_sweeps, power_curve
 
 __all__ = [
     "Cluster",
@@ -29,8 +30,10 @@ __all__ = [
     "Estimate",
     "Flips",
     "LengthControlled",
+    "NullSweeps",
     "PValue",
     "Pairs",
+    "Power",
     "Rate",
     "Shapley",
     "aliases",
@@ -46,8 +49,10 @@ __all__ = [
     "mcnemar",
     "min_f",
     "minimum_detectable_effect",
+    "null_sweeps",
     "pair_interaction",
     "plackett_burman",
+    "power_curve",
     "ratio",
     "rejection_rate",
     "shapley",
