@@ -6,6 +6,7 @@ unless a function says otherwise, so that every comparison is paired.
 
 from selfalign.statistics.corrections import benjamini_hochberg, holm
 from selfalign.statistics.designs import Effect, Shapley, aliases, effects, pair_interaction, plackett_burman, shapley
+from selfalign.statistics.length_control import LengthControlled, length_controlled
 from selfalign.statistics.outcomes import Cluster, Flips, Pairs, align, flips, units
 from selfalign.statistics.paired import (
     Equivalence,
@@ -28,6 +29,7 @@ __all__ = [
     "Equivalence",
     "Estimate",
     "Flips",
+    "LengthControlled",
     "NullSweeps",
     "PValue",
     "Pairs",
@@ -43,6 +45,7 @@ __all__ = [
     "equivalence",
     "flips",
     "holm",
+    "length_controlled",
     "mcnemar",
     "min_f",
     "minimum_detectable_effect",
