@@ -85,6 +85,27 @@ def test_joblib_runs_the_jobs_of_a_sweep_side_by_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_jobs_side_by_side_spend_one_budget_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'selfalign[joblib]'")
+    jsonl.write(tmp_path / "script.jsonl", script_rows())
+    env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
+    side_by_side = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+    def selfalign(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "selfalign", *arguments, *side_by_side]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+
+    stopped = selfalign("run", "-m", *FIVE, "sweep_budget.tokens=1")
+    assert stopped.returncode == 1 and "sweep_budget.tokens: expected at most 1 to be spent" in stopped.stderr
+    assert states(tmp_path) == ["pending"] * 5, "a stage that all jobs share has spent more than all may"
+    assert stopped.stderr.count("not begun, for the sweep has spent its budget") >= 3
+    (sweep,) = (tmp_path / "runs").glob("arms-sweep-*")
+    done = selfalign("sweep", "resume", str(sweep.relative_to(tmp_path)), "sweep_budget.tokens=1000000")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert states(tmp_path) == ["done"] * 5
+
+
+@pytest.mark.slow
 @needs_submitit
 def test_submitit_runs_the_jobs_of_a_sweep(tmp_path: Path) -> None:
     jsonl.write(tmp_path / "script.jsonl", script_rows())

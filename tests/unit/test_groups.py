@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selfalign import experiment, groups, resources
+from selfalign import experiment, groups, resources, runner
 from selfalign.engines.base import NgramPenalty
 from selfalign.engines.model import write_tiny_random
 from selfalign.errors import ConfigError
@@ -169,7 +169,8 @@ def test_the_draws_of_a_design_do_not_follow_the_seed_of_the_runs() -> None:
 def test_what_concerns_the_sweep_changes_no_run() -> None:
     base = groups.compose([])
     for override in ("on_failure=stop", "design.seed=4", "sweep_budget.hours=1"):
-        assert experiment.run_id(groups.compose([override])) == experiment.run_id(base)
+        one = groups.compose([override])
+        assert experiment.run_id(one) == experiment.run_id(base) and runner.settings(one) == runner.settings(base)
 
 
 @pytest.mark.parametrize(
