@@ -1,7 +1,7 @@
 """The life of a sweep: each job in a process of its own, what became of it, and what is left to do.
 
-A sweep is a folder `<runs>/<name>-sweep-<hash>/` with `sweep.json`: the jobs, what they were told, the files that their
-settings and texts came from. The runs lie beside it, in folders named by the content of their settings. What became of a
+A sweep is a folder `<runs>/<name>-sweep-<hash>/` with `sweep.json`: the jobs, what they were told, what they may spend together,
+the files that their settings and texts came from. The runs lie beside it, in folders named by the content of their settings. What became of a
 job is read from its run folder and its locks, so that it is right whoever was killed: `sweep.json` says it too, as of the
 last job that ended.
 
