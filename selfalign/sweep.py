@@ -1,9 +1,9 @@
 """The life of a sweep: each job in a process of its own, what became of it, and what is left to do.
 
-A sweep is a folder `<runs>/<name>-sweep-<hash>/` with `sweep.json`: the jobs, what they were told, what they may spend together,
-the files that their settings and texts came from. The runs lie beside it, in folders named by the content of their settings. What became of a
-job is read from its run folder and its locks, so that it is right whoever was killed: `sweep.json` says it too, as of the
-last job that ended.
+A sweep is a folder `<runs>/<name>-sweep-<hash>/` with `sweep.json`: the jobs, what they were told, what they may spend
+together, the files that their settings and texts came from. The runs lie beside it, in folders named by the content of
+their settings. What became of a job is read from its run folder and its locks, so that it is right whoever was killed:
+`sweep.json` says it too, as of the last job that ended.
 
 Two locks for each job, in `<runs>/.locks/`: `<run>.job` is held by the driver that has taken the job, until it has written down
 what became of it; `<run>.work` by the process that does the work, which goes on to its end when its driver is killed.
@@ -207,14 +207,17 @@ def changed_files(content: Mapping[str, Any], members: Sequence[Job]) -> list[st
 
 
 def standing(job: Job) -> Standing:
-    """What became of a job, by its locks, its run folder and the files as they are."""
+    """What became of a job, by its run folder, its locks and the files as they are."""
+    manifest = _manifest(job)
+    stale = _stale(job, manifest) if manifest.get("status") == "done" else ""
+    # Before the locks: another driver takes a finished job too, to see that it is. Who runs it anew says so in the manifest first.
+    if manifest.get("status") == "done" and not stale:
+        return Standing(State.done)
     if _is_held(job, "job") or _is_held(job, "work"):
         return Standing(State.running)
-    manifest = _manifest(job)
     match manifest.get("status"):
         case "done":
-            why = _stale(job, manifest)
-            return Standing(State.stale if why else State.done, why)
+            return Standing(State.stale, stale)
         case "failed":
             return Standing(State.failed, _failure(manifest))
         case "running" | "interrupted":

@@ -258,6 +258,13 @@ def test_a_job_whose_process_outlived_its_driver_is_running_and_is_not_run_twice
     assert opened() == 1 and states(jobs)[0] == "done"
 
 
+def test_a_finished_job_that_another_driver_looks_at_is_done() -> None:
+    jobs = members()
+    drive(jobs, jobs[:1])
+    with sweep._job_lock(jobs[0], "job"), sweep._job_lock(jobs[1], "job"):
+        assert states(jobs)[:2] == ["done", "running"]
+
+
 def test_jobs_with_equal_settings_are_one() -> None:
     memo, jobs = Memo(), [*overrides()[:2], *overrides()[:2]]
     assert len(sweep.jobs(jobs, groups.checked(jobs, memo=memo), memo)) == 2
