@@ -8,7 +8,7 @@ from typing import Any
 from selfalign.evaluation.scores import EVERY
 from selfalign.report.ablation import ALPHA
 from selfalign.report.calf_figures import INK, SERIES, STRIPE, WIDTH, _axis, _line, _svg, _text
-from selfalign.report.calf_numbers import points, rule_name
+from selfalign.report.calf_numbers import rule_name
 from selfalign.report.truth import JUDGED, Numbers, own
 
 DOWN, UP = (168, 50, 42), (0, 114, 178)
@@ -44,7 +44,7 @@ def forest(numbers: Numbers) -> str:
 
 def _whisker(cell: Mapping[str, Any], y: float, across: Callable[[float], float]) -> list[str]:
     colour = SERIES[JUDGED][1]
-    fill = colour if cell["p_table"] < ALPHA else "#ffffff"
+    fill = colour if cell["p_holm"] < ALPHA else "#ffffff"
     return [
         _line(across(cell["low"]), y, across(cell["high"]), y, colour, 2),
         f'<circle cx="{across(cell["difference"]):.1f}" cy="{y:.1f}" r="4.4" fill="{fill}" stroke="{colour}" stroke-width="1.8"/>',
@@ -77,8 +77,9 @@ def heat_map(numbers: Numbers) -> str:
             value = cell["difference"]
             parts.append(f'<rect {box} fill="{_shade(value)}" stroke="#dddddd" stroke-width="0.6"/>')
             colour = "#ffffff" if abs(value) > 0.6 else INK
-            text = points(value).split(".")[0] if abs(value) >= 0.005 else "0"
-            parts.append(_text(x + wide / 2, y + row / 2 + 4, text, size=10.5, anchor="middle", colour=colour))
+            text = f"{round(100 * value):+d}".replace("-", "−") if round(100 * value) else "0"
+            size = 10.5 if len(text) < 4 else 9.5
+            parts.append(_text(x + wide / 2, y + row / 2 + 4, text, size=size, anchor="middle", colour=colour))
             if cell["p_table"] < ALPHA:
                 framed.append(f'<rect {box} fill="none" stroke="{INK}" stroke-width="2.2"/>')
     return _svg(
@@ -96,9 +97,8 @@ def _shade(value: float) -> str:
 
 def power(numbers: Numbers) -> str:
     """How often a simulated arm is found, by the items that it loses: paired (filled) and unpaired (rings)."""
-    curves: Mapping[str, Any] = numbers["simulated"]["power"]
-    left, right, top, bottom, gap = 60, 24, 58, 300, 50
-    wide = (WIDTH - left - right - gap * (len(curves) - 1)) / len(curves)
+    left, top, high, gap, below = 60, 74, 190, 50, 70
+    rows: Mapping[str, Any] = numbers["simulated"]["power"]
     parts = [
         _text(
             16,
@@ -106,31 +106,35 @@ def power(numbers: Numbers) -> str:
             "Arms that lose some items: share of simulated sweeps that find it (filled: paired; rings: unpaired)",
         )
     ]
-    for number, (name, curve) in enumerate(curves.items()):
-        start, longest = left + (wide + gap) * number, max(point["lost"] for point in curve["points"])
+    for row, (difficulty, curves) in enumerate(rows.items()):
+        y = top + (high + below) * row
+        wide = (WIDTH - left - 24 - gap * (len(curves) - 1)) / len(curves)
+        for column, (name, curve) in enumerate(curves.items()):
+            x = left + (wide + gap) * column
+            parts.append(_text(x, y - 12, f"{name}: {curve['items']} items {difficulty}", size=12.5))
+            parts += _panel(curve, x, y, wide, high)
+    return _svg(top + (high + below) * len(rows) - 14, "Power of the paired and the unpaired test", parts)
 
-        def across(value: float, start: float = start, longest: float = longest) -> float:
-            return start + value / longest * wide
 
-        def up(value: float) -> float:
-            return bottom - value * (bottom - top)
-
-        parts.append(_text(start, 46, f"{name} ({curve['items']} items)", size=12.5))
-        for value in (0, 0.25, 0.5, 0.75, 1):
-            parts += [
-                _line(start, up(value), start + wide, up(value)),
-                _text(start - 8, up(value) + 4, f"{value:g}", size=12, anchor="end"),
-            ]
-        for point in curve["points"]:
-            parts.append(_text(across(point["lost"]), bottom + 18, str(point["lost"]), size=11, anchor="middle"))
-        for key, colour in (("unpaired", "#767676"), ("paired", "#0072b2")):
-            places = [(across(point["lost"]), up(point[key]["value"])) for point in curve["points"]]
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            fill = colour if key == "paired" else "#ffffff"
-            parts += [
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{colour}" stroke-width="1.8"/>'
-                for x, y in places
-            ]
-        parts.append(_text(start + wide / 2, bottom + 38, "items lost", size=12, anchor="middle"))
-    return _svg(bottom + 52, "Power of the paired and the unpaired test", parts)
+def _panel(curve: Mapping[str, Any], left: float, top: float, wide: float, high: float) -> list[str]:
+    longest, bottom = max(point["lost"] for point in curve["points"]), top + high
+    parts = []
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        y = bottom - value * high
+        parts += [_line(left, y, left + wide, y), _text(left - 8, y + 4, f"{value:g}", size=12, anchor="end")]
+    for point in curve["points"]:
+        x = left + point["lost"] / longest * wide
+        parts.append(_text(x, bottom + 18, str(point["lost"]), size=11, anchor="middle"))
+    for key, colour in (("unpaired", "#767676"), ("paired", "#0072b2")):
+        places = [
+            (left + point["lost"] / longest * wide, bottom - point[key]["value"] * high) for point in curve["points"]
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        fill = colour if key == "paired" else "#ffffff"
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{colour}" stroke-width="1.8"/>'
+            for x, y in places
+        ]
+    parts.append(_text(left + wide / 2, bottom + 36, "items lost", size=12, anchor="middle"))
+    return parts

@@ -72,16 +72,18 @@ page says anything about the alignment of real models.** It shows whether a swee
 there, and nothing else.
 
 One run has all rules, each other one leaves out a rule with its citations in the exemplars. Every run writes its answers, is
-engraved on them, and is asked held-out questions without any rule in sight, over {numbers["seeds"]} seeds.
+engraved on them, and is asked held-out questions without any rule in sight; seeds: {numbers["seeds"]}.
 {len(numbers["inert"])} further rules ask for nothing ({", ".join(map(rule_name, numbers["inert"]))}): an arm without one of
-them shows what an arm does that does nothing. Every number here was computed by `{numbers["command"]}` from the stored items
-of the runs."""
+them shows what an arm does that does nothing. Every number here was computed from the stored items of the runs, by
+
+    {numbers["command"]}"""
 
 
 def _bars(numbers: Numbers) -> str:
     cells = {rule: own(numbers, JUDGED, rule) for rule in numbers["planted"]}
     missed = [rule_name(rule) for rule, cell in cells.items() if not is_found(cell)]
-    wrong = [cell for rule, _, cell in others(numbers, JUDGED) if rule in numbers["inert"]]
+    strict = [rule for rule, cell in cells.items() if is_found(cell) and cell["p_table"] < ALPHA]
+    wrong = [cell for rule, _, cell in others(numbers, JUDGED, "p_holm") if rule in numbers["inert"]]
     tests = sum(len(numbers["models"][JUDGED]["cells"][rule]) for rule in numbers["inert"])
     more = f" (not: {', '.join(missed)})" if missed else ""
     found = f"{len(cells) - len(missed)} of {len(cells)}{more}"
@@ -89,17 +91,21 @@ def _bars(numbers: Numbers) -> str:
         ["every planted effect is found, with the right sign", found, _met(not missed)],
         ["no rule that asks for nothing has an effect", f"{len(wrong)} of {tests} comparisons", _met(not wrong)],
     ]
-    null = numbers["simulated"]["null"]
-    for key, what in (("any_in_table", "sweeps"), ("any_in_metric", "metrics")):
-        rate = null[key]["value"]
-        claim = f"{null['repeats']} simulated sweeps without any effect: at most 5 % (+2) of {what} show one"
-        rows.append([claim, percent(rate), _met(rate <= 0.07)])
-    return (
-        "## What was asked, and what was found\n\n"
-        + markdown_table(["bar", "found", "met"], rows)
-        + f"\n\nAn effect counts as found where p is below {ALPHA:g} after Holm over *all* comparisons of the engraved model: "
-        "every arm on every metric."
-    )
+    for name, null in numbers["simulated"]["null"].items():
+        for key, what in (("any_in_table", "sweeps"), ("any_in_metric", "metrics")):
+            rate = null[key]["value"]
+            claim = f"{null['repeats']} simulated sweeps without any effect, items {name}: at most 5 % (+2) of {what} show one"
+            rows.append([claim, percent(rate), _met(rate <= 0.07)])
+    least = min(cell["items"] for cell in cells.values())
+    return f"""
+## What was asked, and what was found
+
+{markdown_table(["bar", "found", "met"], rows)}
+
+An effect counts as found where p is below {ALPHA:g} after Holm over the arms of its metric, as in the tables of a report.
+{len(strict)} of the {len(cells)} are also left after Holm over all {numbers["models"][JUDGED]["tests"]:,} comparisons of the
+model, every arm on every metric: that asks for more items than some rules have questions, since {least} items that all change
+give p = {2.0 ** (1 - least):.2g} at best."""
 
 
 def _met(is_met: bool) -> str:
@@ -126,14 +132,15 @@ def _own(numbers: Numbers, folder: str) -> str:
         cell = own(numbers, JUDGED, rule)
         seeds = "–" if cell["p_seeds_holm"] is None else p_text(cell["p_seeds_holm"])
         row = [rule_name(rule), str(cell["items"]), percent(cell["control"]), percent(cell["arm"]), _points(cell)]
-        rows.append([*row, p_text(cell["p"]), p_text(cell["p_table"]), seeds])
+        rows.append([*row, p_text(cell["p"]), p_text(cell["p_holm"]), p_text(cell["p_table"]), seeds])
     return f"""
 ## Each rule's own behaviour
 
 ![effect of every rule that is left out]({folder}/own_effects.svg)
 
 Filled: found. Items are held-out questions that the rule governs; an item's outcomes are averaged over seeds, and the test
-flips the signs of items' differences, exactly. *p, new seeds too* asks whether other seeds would show it as well (min F', Holm
+flips the signs of items' differences, exactly. *Holm*: over the arms of the metric; *over all*: over every comparison of the
+model. *p, new seeds too* asks whether other seeds would show it as well (min F', Holm
 over the arms of the metric). An interval counts one item more on either side.
 
 {markdown_table(head, rows)}"""
@@ -196,13 +203,13 @@ def _others(numbers: Numbers) -> str:
         return ""
     head = ["rule left out", *(["prompted, points"] if prompted else [])]
     for one in sweeps:
-        head += [f"cloned, {_filter(one)}: points", "p over the table", "long answers that show it: kept", "dropped"]
+        head += [f"cloned, {_filter(one)}: points", "p, Holm", "long answers that show it: kept", "dropped"]
     rows = []
     for rule in rules:
         row = [rule_name(rule), *([points(prompted["cells"][rule][rule]["difference"])] if prompted else [])]
         for one in sweeps:
             cell, long = one["own"][rule], one["long_answers"][rule]
-            row += [points(cell["difference"]), p_text(cell["p_table"]), _share(long, "kept"), _share(long, "dropped")]
+            row += [points(cell["difference"]), p_text(cell["p_holm"]), _share(long, "kept"), _share(long, "dropped")]
         rows.append(row)
     found = "; ".join(
         f"{sum(is_found(cell) for cell in one['own'].values())} of {len(rules)} with {_filter(one)} "
@@ -234,23 +241,34 @@ def _share(long: Mapping[str, int], part: str) -> str:
 
 def _simulated(numbers: Numbers, folder: str) -> str:
     made = numbers["simulated"]
-    null = made["null"]
-    rows = []
-    for name, curve in made["power"].items():
-        for point in curve["points"]:
-            found = [percent(point[key]["value"]) for key in ("paired", "unpaired")]
-            rows.append([name, str(point["lost"]), percent(point["lost"] / curve["items"]), *found])
-    table, metric = (
-        f"{percent(null[key]['value'])} (± {100 * null[key]['stderr']:.1f})"
-        for key in ("any_in_table", "any_in_metric")
-    )
+    rows = [
+        [f"{curve['items']} items {difficulty} ({name})", str(point["lost"]), percent(point["lost"] / curve["items"]),
+         *(percent(point[key]["value"]) for key in ("paired", "unpaired"))]
+        for difficulty, curves in made["power"].items()
+        for name, curve in curves.items()
+        for point in curve["points"]
+    ]  # fmt: skip
+    null = [
+        [name, f"{one['tests']:,}", *(f"{percent(one[key]['value'])} ± {100 * one[key]['stderr']:.1f}" for key in
+         ("any_in_table", "any_in_metric"))]
+        for name, one in made["null"].items()
+    ]  # fmt: skip
+    head = [
+        "items",
+        "comparisons of a sweep",
+        "sweeps with one after Holm over all",
+        "metrics with one after Holm over their arms",
+    ]
+    repeats = next(iter(made["null"].values()))["repeats"]
     return f"""
 ## By chance, and by how much more
 
-{null["repeats"]} sweeps of {made["arms"]} arms and {numbers["seeds"]} seeds were drawn in which no arm does anything: every item is
-right as often as in the {made["runs"]} runs that miss no planted rule ({made["model"]} model). Of these sweeps {table} show
-an effect after Holm over all {null["tests"]:,} comparisons; of their metrics {metric} show one after Holm over the arms, which
-is what the report's tables of single metrics correct for.
+{repeats} sweeps of {made["arms"]} arms and {numbers["seeds"]} seed(s) were drawn in which no arm does anything. *As observed*:
+every item is right as often as in the {made["runs"]} runs that miss no planted rule ({made["model"]} model), which agree on
+most items.
+*Of every difficulty*: each item's probability is drawn evenly from 0 to 1, so that luck decides much of a run.
+
+{markdown_table(head, null)}
 
 ![power of the paired and the unpaired test]({folder}/power.svg)
 
@@ -258,7 +276,7 @@ The same, with one arm that gets some items always wrong; found at level {made["
 smallest p of {made["arms"]} arms. *Paired*: sign flips of items' differences. *Unpaired*: Welch's test, as if the arms had been
 asked other items.
 
-{markdown_table(["items of", "lost", "of all", "found, paired", "found, unpaired"], rows)}"""
+{markdown_table(["items", "lost", "of all", "found, paired", "found, unpaired"], rows)}"""
 
 
 def _made(numbers: Numbers, folder: str) -> str:
@@ -276,8 +294,7 @@ def _made(numbers: Numbers, folder: str) -> str:
 ## How it was made
 
 - The sweep: `selfalign run "experiments=[quickstart,known_truth]" sweeps=leave_one_out seed=0,1,2 hydra/launcher=joblib
-  hydra.launcher.n_jobs=2`; then `{numbers["command"]}` wrote this page, and [`{FILE}`]({folder}/{FILE}), which holds every
-  number of it.{further}
+  hydra.launcher.n_jobs=2`. Every number of this page is in [`{FILE}`]({folder}/{FILE}).{further}
 - {versions}.
 
 What the runs of the first sweep hold, each result counted once, and the time that it took when it was computed (two jobs side

@@ -87,13 +87,15 @@ def test_planted_effects_are_found_and_nothing_else(numbers: dict[str, Any]) -> 
 def test_an_effect_with_the_wrong_sign_is_not_found(numbers: dict[str, Any]) -> None:
     cell = truth.own(numbers, "engraved", "candor")
     assert truth.is_found(cell) and not truth.is_found({**cell, "difference": -cell["difference"]})
-    assert not truth.is_found({**cell, "p_table": 0.06})
+    assert not truth.is_found({**cell, "p_holm": 0.06})
 
 
 def test_a_rule_that_asks_for_nothing_and_moves_something_is_told(numbers: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(numbers))
-    changed["models"]["engraved"]["cells"]["message_words"][EVERY]["p_table"] = 0.001
-    assert [(rule, metric) for rule, metric, _ in truth.others(changed, "engraved")] == [("message_words", EVERY)]
+    changed["models"]["engraved"]["cells"]["message_words"][EVERY]["p_holm"] = 0.001
+    assert [(rule, metric) for rule, metric, _ in truth.others(changed, "engraved", "p_holm")] == [
+        ("message_words", EVERY)
+    ]
     assert "| 1 of 5 comparisons | **no** |" in truth_page.page(changed, "x")
 
 
