@@ -96,7 +96,7 @@ def test_where_no_line_has_as_many_tokens_the_nearest_stands_there(count: Count)
 
     every = [line for alike in islice(placebo._lines(), 40) for line in alike]
     for text in ("Wait.", "It waits for the user, says so, and waits on. " * 12):
-        rule = replace(PLACE, name="patient", text=text, is_placebo=False)
+        rule = replace(PLACE, text=text, is_placebo=False)
         rules = RuleSet((Rule("a", 1, "a", "One."), PLACE, Rule("c", 3, "c", "Three.")), (rule,), Scope.placebo)
         (line,) = lines_of(with_neutral_lines(load_layout(), rules, (), Assistant(), count))
         assert missed(line, rule) == min(missed(one, rule) for one in every)
