@@ -1,4 +1,4 @@
-"""`calf`: the embedded model, measured."""
+"""`calf`: the embedded model, measured, and an ablation on it whose truth is known."""
 
 from __future__ import annotations
 
@@ -8,40 +8,71 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfalign.commands.arguments import new_parser, positive_number
+from selfalign.runner import resolve_runs
 
-CALF = ("card",)
-"""What `selfalign calf` can do."""
+CALF = {"card": "docs/calf.md", "ablation": "docs/ablation_on_calf.md"}
+"""What `selfalign calf` can do -> the page that it writes."""
 
 
 def calf(arguments: list[str]) -> int:
-    """Calf's card: base, prompts, ablations and the quickstart's students measured, docs/calf.md written."""
-    parser = new_parser(
-        "calf", "Measure the embedded model on held-out questions of its world and write the page of results."
+    """Calf's card: base, prompts, ablations and the quickstart's students measured, docs/calf.md written. `ablation`: a
+    leave-one-out sweep on Calf held against what was planted, docs/ablation_on_calf.md written."""
+    parser = new_parser("calf", "Measure the embedded model where the truth is known, and write a page of results.")
+    parser.add_argument(
+        "what",
+        choices=CALF,
+        help="card: held-out questions of its world, base, prompted and trained; ablation: the runs of a leave-one-out sweep",
     )
-    parser.add_argument("what", choices=CALF, help="card: the measured page")
+    parser.add_argument("runs", nargs="*", metavar="DIR", help="ablation: the sweep, or its runs")
     parser.add_argument(
         "--out",
         type=_page,
-        default="docs/calf.md",
-        help="page to write; its figures go into the folder of its name beside it (default: %(default)s)",
+        help="page to write; its figures go into the folder of its name beside it "
+        f"(default: {', '.join(f'{page} for {what}' for what, page in CALF.items())})",
     )
     parser.add_argument(
-        "--questions", type=positive_number, default=40, help="held-out questions of each kind (default: %(default)s)"
+        "--questions",
+        type=positive_number,
+        default=40,
+        help="card: held-out questions of each kind (default: %(default)s)",
     )
     parser.add_argument(
-        "--seeds", type=positive_number, default=5, help="runs of the quickstart (default: %(default)s)"
+        "--seeds", type=positive_number, default=5, help="card: runs of the quickstart (default: %(default)s)"
     )
     parser.add_argument(
         "--work",
         default=".",
         metavar="DIR",
-        help="folder of store/ and runs/, where answers are kept (default: this one)",
+        help="card: folder of store/ and runs/, where answers are kept (default: this one)",
     )
-    parser.add_argument("--skip-runs", action="store_true", help="leave out the quickstart, and so stages 3 and 4")
     parser.add_argument(
-        "--model", default="calf", metavar="DIR", help="weights to measure (default: those in the package)"
+        "--skip-runs", action="store_true", help="card: leave out the quickstart, and so stages 3 and 4"
+    )
+    parser.add_argument(
+        "--model", default="calf", metavar="DIR", help="card: weights to measure (default: those in the package)"
     )
     given = parser.parse_args(arguments)
+    if (given.what == "ablation") != bool(given.runs):
+        parser.error(
+            "ablation: expected the folder of a sweep, found none; give the one that `selfalign run` named"
+            if given.what == "ablation"
+            else f"card: expected no folder, found {' '.join(given.runs)}; leave it out"
+        )
+    out = Path(given.out or CALF[given.what])
+    _ablation(given.runs, out) if given.what == "ablation" else _card(given, out)
+    print(out)
+    return 0
+
+
+def _ablation(names: list[str], out: Path) -> None:
+    from selfalign.report import load_runs, truth, truth_page
+
+    folders = [folder for name in names for folder in resolve_runs(name, Path("runs"))]
+    command = shlex.join(["selfalign", "calf", "ablation", *(Path(name).name for name in names)])
+    truth_page.write(truth.numbers(load_runs(folders), command=command), out)
+
+
+def _card(given: argparse.Namespace, out: Path) -> None:
     from selfalign import card, groups
     from selfalign.report import calf_card
 
@@ -53,9 +84,7 @@ def calf(arguments: list[str]) -> int:
     work = {name: str(Path(given.work) / name) for name in ("store", "runs")}
     runs = [replace(one, **work) for one in groups.checked(jobs)]
     numbers = card.numbers(runs, questions=given.questions, with_runs=not given.skip_runs, command=_card_command(given))
-    calf_card.write(numbers, Path(given.out))
-    print(given.out)
-    return 0
+    calf_card.write(numbers, out)
 
 
 def _card_command(given: argparse.Namespace) -> str:

@@ -11,13 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfalign import jsonl
 from selfalign.errors import ConfigError, DataError
 from selfalign.evaluation.intervals import of_share
 from selfalign.evaluation.scores import GENERATE, mean
 from selfalign.identity import short_id
+
+if TYPE_CHECKING:
+    from selfalign.statistics import LengthControlled
 
 LOWEST, HIGHEST = 1.0, 10.0
 """The marks that a judge may give."""
@@ -198,6 +201,11 @@ class Tally:
         return self.wins + self.ties + self.losses
 
     @property
+    def share(self) -> float | None:
+        """Share of questions won, a tie counting half; None without a question."""
+        return (self.wins + self.ties / 2) / self.questions if self.questions else None
+
+    @property
     def relative(self) -> float | None:
         """Our marks over theirs, the relative score of the Vicuna evaluation; None without a question."""
         return self.ours / self.theirs if self.questions else None
@@ -219,6 +227,10 @@ class Card:
     stderr: float | None
     interval: tuple[float, float] | None
     """95 % interval of the share over questions, as of any score."""
+    controlled: LengthControlled | None
+    """The win rate at equal length, in words; None where `reason` or `uncontrolled` says why not."""
+    uncontrolled: str
+    """Why the win rate could not be controlled for length; empty where it was, or there is none."""
     flip_rate: float | None
     """Share of questions whose winner changes with the order, of those that were shown in both; None where none was."""
     tie_rate: float | None
@@ -246,6 +258,7 @@ def card(reviews: Sequence[Review]) -> Card:
     points = [(1 + _verdict(group)) / 2 for group in judged]
     win_rate, stderr = mean(points) if not reason else (None, None)
     interval = None if win_rate is None else of_share(win_rate, stderr, len(points))
+    controlled, uncontrolled = (None, "") if win_rate is None else _at_equal_length(judged, points)
     categories: dict[str, list[list[Review]]] = {}
     for group in judged:
         if category := group[0].metadata.get("category"):
@@ -260,6 +273,8 @@ def card(reviews: Sequence[Review]) -> Card:
         win_rate=win_rate,
         stderr=stderr,
         interval=interval,
+        controlled=controlled,
+        uncontrolled=uncontrolled,
         flip_rate=_share(flips),
         tie_rate=whole.ties / whole.questions if judged else None,
         longer_wins=_share(_longer_wins(judged)),
@@ -313,14 +328,34 @@ def _tally(groups: Sequence[Sequence[Review]]) -> Tally:
 
 def _longer_wins(groups: Iterable[Sequence[Review]]) -> list[bool]:
     """For each decided question whose answers differ in length: whether the longer one won."""
-    found = []
-    for group in groups:
-        verdict = _verdict(group)
-        if verdict and (words := group[0].metadata.get("words")):
-            ours, theirs = group[0].by_side(words)
-            if ours != theirs:
-                found.append((verdict > 0) == (ours > theirs))
-    return found
+    decided = ((_verdict(group), _extra_words(group)) for group in groups)
+    return [(verdict > 0) == (extra > 0) for verdict, extra in decided if verdict and extra]
+
+
+def _extra_words(group: Sequence[Review]) -> float | None:
+    """By how many words our answer to a question is longer; None where that is not known."""
+    if not (words := group[0].metadata.get("words")):
+        return None
+    ours, theirs = group[0].by_side(words)
+    return ours - theirs
+
+
+def _at_equal_length(
+    groups: Sequence[Sequence[Review]], points: Sequence[float]
+) -> tuple[LengthControlled | None, str]:
+    """The win rate at equal length, or why there is none."""
+    # Imported here: judges are known at start-up, and scipy is needed for their cards alone.
+    from selfalign.statistics import length_controlled
+
+    extra = [words for group in groups if (words := _extra_words(group)) is not None]
+    if missing := len(groups) - len(extra):
+        return None, (
+            f"the lengths of the answers to {missing} of {len(groups)} questions are not known; published reviews take them from "
+            "--questions and --answers"
+        )
+    found = length_controlled(points, extra)
+    longer = "ours" if extra[0] > 0 else "the other"
+    return found, "" if found else f"{longer} is the longer answer to {len(extra)} of {len(extra)} questions"
 
 
 def _share(values: Sequence[bool]) -> float | None:

@@ -79,7 +79,8 @@ def page(numbers: Numbers, folder: str) -> str:
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown writes it."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -101,7 +102,7 @@ def _bars(numbers: Numbers) -> str:
     rows = [(bar.claim, bar.measured, words[bar.met]) for bar in bars(numbers)]
     met = sum(bar.met is True for bar in bars(numbers))
     judged = sum(bar.met is not None for bar in bars(numbers))
-    return f"## What was asked, and what was measured\n\n{met} of {judged} measured bars are met.\n\n" + _table(
+    return f"## What was asked, and what was measured\n\n{met} of {judged} measured bars are met.\n\n" + markdown_table(
         ["bar", "measured", "met"], rows
     )
 
@@ -137,7 +138,7 @@ principle's line and its citations in the exemplars are gone. *Engraved* and *cl
 A principle that is listed is shown where the answer has the marks of exactly the listed rules that govern its question; one
 that is not listed, where its mark is there at all. Students are read as if all rules were listed.
 
-{_table(head, rows)}"""
+{markdown_table(head, rows)}"""
 
 
 def _ablation(numbers: Numbers, folder: str) -> str:
@@ -158,7 +159,7 @@ def _ablation(numbers: Numbers, folder: str) -> str:
 Here a rule's mark alone counts, whatever else the answer shows: two rules may govern one question, and neither is blamed for
 the other.
 
-{_table(["rule left out", "its behaviour before", "after", "largest change of another, points"], rows)}"""
+{markdown_table(["rule left out", "its behaviour before", "after", "largest change of another, points"], rows)}"""
 
 
 def _change(item: Dropped) -> str:
@@ -188,7 +189,7 @@ A citation is right where number *and* name are those of a rule that is listed a
 answers. *Worst kind*: the smaller of precision and recall in the worst kind of question. *Names alone*: precision / recall
 when the number does not count.
 
-{_table(head, rows)}"""
+{markdown_table(head, rows)}"""
 
 
 def _words(numbers: Numbers) -> str:
@@ -208,7 +209,7 @@ def _words(numbers: Numbers) -> str:
 ({percent(full["copied"])} of {full["copied_of"]:,} answers). *Word for word*: it is the world's own answer
 ({percent(full["exact"])}; some kinds invent a name, and cannot be).
 
-{_table(head, rows)}"""
+{markdown_table(head, rows)}"""
 
 
 def _students(numbers: Numbers) -> str:
@@ -231,7 +232,7 @@ def _students(numbers: Numbers) -> str:
         title
         + f"""{_verdict(numbers)}
 
-{_table(head, rows)}
+{markdown_table(head, rows)}
 
 Shares are means over the principles. The prompted base shows {percent(average(numbers["prompted"]))} in
 {numbers["prompted"]["tokens"]:.1f} tokens, the base without rules {percent(average(numbers["base"]))} in
@@ -280,7 +281,7 @@ behaviour on held-out questions such as those above, and `verbose_clone.min_char
 that follow no rule (the funnel below counts them as `too_short`); without it, fewer of the clone's answers were governed. A
 score of which no seed gives a sound number has none here.
 
-{_table(head, rows)}{reasons}"""
+{markdown_table(head, rows)}{reasons}"""
     )
 
 
@@ -331,11 +332,11 @@ def _funnel(numbers: Numbers) -> str:
         title
         + f"""Seed {first["seed"]}, `selfalign run experiments=quickstart`:
 
-{_table(["result", "in", "kept", "dropped, by reason", "seconds"], rows)}
+{markdown_table(["result", "in", "kept", "dropped, by reason", "seconds"], rows)}
 
 Every seed: prompts kept by source, and the seconds that all results took when they were computed.
 
-{_table(["seed", "Self-Instruct", "red-teaming", "kept", "seconds"], seeds)}"""
+{markdown_table(["seed", "Self-Instruct", "red-teaming", "kept", "seconds"], seeds)}"""
     )
 
 

@@ -30,6 +30,7 @@ from selfalign.report import (
     flips,
     flips_view,
     gap,
+    matrix,
     samples,
     scores,
     tax,
@@ -157,13 +158,21 @@ def _analyses(runs: Sequence[Run], control: str) -> dict[str, Any]:
     claimed = verdicts.verdicts(runs, effects, control)
     return {
         "claims": verdicts.view(runs, claimed),
-        "effects": ablation_view.effects(effects) if effects else None,
+        "effects": _effects(effects) if effects else None,
         "design": design_view.view(design) if design else None,
         "changes": flips_view.view(changes) if changes else None,
         "tax": ablation_view.tax_view(cost) if cost else None,
         "truncation": tradeoff_view.truncation(budgets) if budgets else None,
         "tradeoffs": tradeoff_view.tradeoffs(fronts(runs, control)),
         "methods": methods(runs, effects, cost, design, claimed),
+    }
+
+
+def _effects(comparison: ablation.Comparison) -> dict[str, Any]:
+    found = matrix.matrices(comparison)
+    return ablation_view.effects(comparison) | {
+        "matrices": matrix.views(found),
+        "matrix_method": matrix.method(found) if found else "",
     }
 
 

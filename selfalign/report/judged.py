@@ -10,7 +10,7 @@ from selfalign.report.model import Run
 from selfalign.report.scores import ABSENT, number, with_error
 from selfalign.report.sheet import Sheet
 
-HEAD = ("questions", "n", "won", "tied", "lost", "marks", "others' marks", "relative")
+HEAD = ("questions", "n", "won", "tied", "lost", "win rate", "length-controlled", "marks", "others' marks", "relative")
 
 
 def judged(runs: Sequence[Run]) -> list[Sheet]:
@@ -27,7 +27,7 @@ def judged(runs: Sequence[Run]) -> list[Sheet]:
 def sheet(title: str, found: Card) -> Sheet:
     """A card as a table, all and by category; what is to be known about the judge stands above it."""
     rows = [
-        _row("all", found.whole, found.reason),
+        _row("all", found.whole, found.reason, _win_rate(found), _controlled(found)),
         *(_row(name, one, found.reason) for name, one in found.categories.items()),
     ]
     return Sheet(title, " ".join(said(found)), HEAD, tuple(rows))
@@ -76,7 +76,10 @@ def summary(found: Card) -> dict[str, float | int | str]:
         whole = found.whole
         values |= {"questions": whole.questions, "wins": whole.wins, "ties": whole.ties, "losses": whole.losses}
         values |= {"win_rate": found.win_rate, "stderr": found.stderr, "low": low, "high": high}
-        values |= {"relative": whole.relative}
+        values |= {"relative": whole.relative, "not_length_controlled": found.uncontrolled or None}
+        if one := found.controlled:
+            values |= {"length_controlled": one.win_rate.value, "length_controlled_stderr": one.stderr}
+            values |= {"length_controlled_low": one.win_rate.low, "length_controlled_high": one.win_rate.high}
     return {f"judge/{name}": value for name, value in values.items() if value is not None}
 
 
@@ -84,11 +87,14 @@ def said(found: Card) -> list[str]:
     """What the reviews come to and how the judge behaved, in sentences."""
     texts = [f"Invalid: {found.reason}." if found.reason else ""]
     if found.win_rate is not None:
-        low, high = found.interval or (found.win_rate, found.win_rate)
-        share = f"{with_error(found.win_rate, found.stderr)} [{number(low)}, {number(high)}]"
-        texts.append(
-            f"Won {share} of the questions, a tie counting half; its standard error and 95 % interval are over questions."
-        )
+        texts += [
+            f"Won {_win_rate(found)} of the questions, a tie counting half; its standard error and 95 % interval are over "
+            "questions.",
+            f"At equal length it would win {_controlled(found)}, by a logistic regression on the difference in words; error and "
+            "interval: a bootstrap over questions."
+            if found.controlled
+            else f"What it would win at equal length is not known: {found.uncontrolled}.",
+        ]
     texts.append(
         f"{found.reviews:,} reviews, {found.unread:,} of them without marks; {found.unjudged:,} questions without verdict."
     )
@@ -108,8 +114,24 @@ def _percent(share: float | None) -> str:
     return "(not known)" if share is None else f"{100 * share:.1f} %"
 
 
-def _row(name: str, tally: Tally, reason: str) -> tuple[str, ...]:
-    if reason or tally.relative is None:
-        return name, str(tally.questions), *([ABSENT] * 6)
+def _win_rate(found: Card) -> str:
+    if found.win_rate is None:
+        return ABSENT
+    low, high = found.interval or (found.win_rate, found.win_rate)
+    return f"{with_error(found.win_rate, found.stderr)} [{number(low)}, {number(high)}]"
+
+
+def _controlled(found: Card) -> str:
+    if found.controlled is None:
+        return ABSENT
+    one = found.controlled.win_rate
+    return f"{with_error(one.value, found.controlled.stderr)} [{number(one.low)}, {number(one.high)}]"
+
+
+def _row(name: str, tally: Tally, reason: str, win_rate: str = "", controlled: str = ABSENT) -> tuple[str, ...]:
+    """A line of the table; by category, the win rate stands without an interval, and too few questions for one at equal length."""
+    if reason or tally.relative is None or tally.share is None:
+        return name, str(tally.questions), *([ABSENT] * (len(HEAD) - 2))
     counts = map(str, (tally.questions, tally.wins, tally.ties, tally.losses))
-    return name, *counts, f"{tally.ours:g}", f"{tally.theirs:g}", number(tally.relative)
+    marks = f"{tally.ours:g}", f"{tally.theirs:g}", number(tally.relative)
+    return name, *counts, win_rate or number(tally.share), controlled, *marks

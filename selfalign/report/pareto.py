@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from selfalign.evaluation.judge import card, review_of
+from selfalign.evaluation.judge import Card, card, review_of
 from selfalign.evaluation.scores import Key, mean
 from selfalign.report.ablation import values
 from selfalign.report.arms import Arm, arms
@@ -63,7 +63,8 @@ class Front:
 
 
 def fronts(runs: Sequence[Run], control: str = "") -> list[Front]:
-    """Helpfulness against trust: by HHH's helpful questions, and by each judged comparison; those with two points or more.
+    """Helpfulness against trust: by HHH's helpful questions, and by each judged comparison, as it stands and at equal length; those
+    with two points or more.
 
     `control` is as in `arms.arms`.
     """
@@ -77,8 +78,9 @@ def fronts(runs: Sequence[Run], control: str = "") -> list[Front]:
             _front(found_arms, runs, trust, " · ".join(helped), lambda arm, subject: _scored(arm, helped, subject))
         )
     for other in _opponents(runs):
-        read = functools.partial(_won, other=other)
-        found.append(_front(found_arms, runs, trust, f"share of questions won against {other}", read))
+        for share, name in ((_raw, ""), (_controlled, ", length-controlled")):
+            read = functools.partial(_won, other=other, share=share)
+            found.append(_front(found_arms, runs, trust, f"share of questions won against {other}{name}", read))
     return [front for front in found if len(front.points) > 1]
 
 
@@ -88,6 +90,8 @@ def _first(runs: Sequence[Run], keys: Sequence[Key]) -> Key | None:
 
 
 Read = Callable[[Arm, str], Coordinate | None]
+Share = tuple[float, float | None]
+"""A share of questions won, and its standard error."""
 
 
 def _front(found_arms: Sequence[Arm], runs: Sequence[Run], trust: Key, name: str, read: Read) -> Front:
@@ -141,18 +145,27 @@ def _opponents(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _won(arm: Arm, subject: str, *, other: str) -> Coordinate | None:
+def _raw(found: Card) -> Share | None:
+    return None if found.win_rate is None else (found.win_rate, found.stderr)
+
+
+def _controlled(found: Card) -> Share | None:
+    return None if found.controlled is None else (found.controlled.win_rate.value, found.controlled.stderr)
+
+
+def _won(arm: Arm, subject: str, *, other: str, share: Callable[[Card], Share | None]) -> Coordinate | None:
     """The share of questions that a judge gave a model, a tie counting half: over its seeds, whose errors are independent."""
-    cards = []
+    shares: list[Share] = []
+    questions = 0
     for run in arm.runs.values():
         rows = [
             row for node in run.nodes if _judged(node.name) == (subject, other) for row in node.rows("reviews.jsonl")
         ]
         found = card([review_of(row) for row in rows])
-        if found.win_rate is None:
+        if (one := share(found)) is None:
             return None
-        cards.append(found)
-    errors = [one.stderr for one in cards if one.stderr is not None]
-    stderr = math.hypot(*errors) / len(cards) if len(errors) == len(cards) else None
-    value = math.fsum(one.win_rate for one in cards if one.win_rate is not None) / len(cards)
-    return Coordinate(value, stderr, sum(one.whole.questions for one in cards))
+        shares.append(one)
+        questions += found.whole.questions
+    errors = [stderr for _, stderr in shares if stderr is not None]
+    stderr = math.hypot(*errors) / len(shares) if len(errors) == len(shares) else None
+    return Coordinate(math.fsum(value for value, _ in shares) / len(shares), stderr, questions)

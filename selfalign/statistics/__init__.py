@@ -6,6 +6,7 @@ unless a function says otherwise, so that every comparison is paired.
 
 from selfalign.statistics.corrections import benjamini_hochberg, holm
 from selfalign.statistics.designs import Effect, Shapley, aliases, effects, pair_interaction, plackett_burman, shapley
+from selfalign.statistics.length_control import LengthControlled, length_controlled
 from selfalign.statistics.outcomes import Cluster, Flips, Pairs, align, flips, units
 from selfalign.statistics.paired import (
     Equivalence,
@@ -20,6 +21,7 @@ from selfalign.statistics.paired import (
     unpaired,
 )
 from selfalign.statistics.power import Rate, binary_pairs, minimum_detectable_effect, rejection_rate
+from selfalign.statistics.simulation import NullSweeps, Power, null_sweeps, power_curve
 
 __all__ = [
     "Cluster",
@@ -27,8 +29,11 @@ __all__ = [
     "Equivalence",
     "Estimate",
     "Flips",
+    "LengthControlled",
+    "NullSweeps",
     "PValue",
     "Pairs",
+    "Power",
     "Rate",
     "Shapley",
     "aliases",
@@ -40,11 +45,14 @@ __all__ = [
     "equivalence",
     "flips",
     "holm",
+    "length_controlled",
     "mcnemar",
     "min_f",
     "minimum_detectable_effect",
+    "null_sweeps",
     "pair_interaction",
     "plackett_burman",
+    "power_curve",
     "ratio",
     "rejection_rate",
     "shapley",

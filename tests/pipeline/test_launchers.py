@@ -69,7 +69,16 @@ def test_joblib_runs_the_jobs_of_a_sweep_side_by_side(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'selfalign[joblib]'")
     jsonl.write(tmp_path / "script.jsonl", script_rows())
     env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-m", "selfalign", "run", "-m", *FIVE, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "selfalign",
+        "run",
+        "-m",
+        *FIVE,
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     assert states(tmp_path) == ["done"] * 5

@@ -20,6 +20,7 @@ from selfalign.evaluation.judge import (
     read_reviews,
     review_of,
 )
+from selfalign.statistics import length_controlled
 
 CATEGORIES = ("generic", "coding", "math")
 
@@ -92,6 +93,33 @@ def test_the_longer_answer_is_told_by_side_and_not_by_order():
     assert found.longer_wins == 0.75 and found.flip_rate is None
 
 
+def test_the_win_rate_at_equal_length_is_that_of_the_statistics_by_side_and_not_by_order():
+    # The marks of both sides and the words of both answers, question by question: longer answers win, but for one; one tie.
+    asked = [((9, 4), (12, 5))] * 6 + [((4, 9), (4, 7))] * 4 + [((5, 5), (4, 7)), ((9, 4), (4, 7))]
+    ours_first = [review(n, *marks, words=words) for n, (marks, words) in enumerate(asked)]
+    ours_last = [
+        review(n, *marks[::-1], words=(words[1], words[0]), swapped=True) for n, (marks, words) in enumerate(asked)
+    ]
+    points, extra = [1] * 6 + [0] * 4 + [0.5, 1], [7] * 6 + [-3] * 6
+    expected = length_controlled(points, extra)
+    assert expected is not None and expected != length_controlled(points, [-one for one in extra])
+    for reviews in (ours_first, ours_last, [*ours_first, *ours_last], [*ours_last, *ours_first]):
+        assert (card(reviews).controlled, card(reviews).uncontrolled) == (expected, "")
+
+
+def test_what_would_be_won_at_equal_length_is_refused_with_its_reason():
+    longer = card([review(n, 9, 4 + n % 2, words=(30, 3)) for n in range(4)])
+    assert longer.controlled is None and longer.uncontrolled == "ours is the longer answer to 4 of 4 questions"
+    shorter = card([review(n, 9, 4 + n % 2) for n in range(4)])
+    assert shorter.uncontrolled == "the other is the longer answer to 4 of 4 questions"
+    unknown = Review("r", 9, "a", "b", "8 4", (8.0, 4.0), "j", {})
+    some = card([*(review(n, 9, 4) for n in range(4)), unknown])
+    assert some.controlled is None and "answers to 1 of 5 questions are not known" in some.uncontrolled
+    # A judge who is refused gives no number at any length.
+    by_position = card([one for n in range(4) for one in (review(n, 9, 4), review(n, 9, 5, swapped=True))])
+    assert by_position.reason and by_position.controlled is None and by_position.uncontrolled == ""
+
+
 def write_published(folder: Path) -> Path:
     """Questions, two models' answers and a review of them, as FastChat writes them."""
     (folder / "answer").mkdir(parents=True)
@@ -142,6 +170,18 @@ def test_the_published_review_of_gpt35_and_vicuna_reproduces_its_counts_and_sums
     )
     # The totals that the authors of Vicuna published for ChatGPT and their model.
     assert (found.whole.ours, found.whole.theirs, found.unread) == (693.0, 638.0, 0)
+
+
+def test_at_equal_length_chatgpt_would_beat_the_longer_answers_of_vicuna_by_more(real_data):
+    questions = read_questions(real_data / "vicuna" / "question.jsonl")
+    answers = [
+        read_answers(real_data / "vicuna" / "answer" / f"answer_{name}.jsonl", questions)
+        for name in ("gpt35", "vicuna-13b")
+    ]
+    ours, theirs = (sum(one.words for one in side.values()) for side in answers)
+    found = card(read_reviews(real_data / "vicuna" / "review" / "review_gpt35_vicuna-13b.jsonl", questions, answers))
+    assert ours < theirs and found.win_rate == 55 / 80 and found.controlled is not None
+    assert 55 / 80 < found.controlled.win_rate.value < 1 and found.controlled.win_rate.low > 0.5
 
 
 def test_marks_are_found_in_every_published_review_as_they_were_by_its_authors(real_data):

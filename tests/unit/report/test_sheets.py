@@ -10,12 +10,15 @@ import pytest
 from selfalign import jsonl
 from selfalign.errors import DataError
 from selfalign.evaluation.catalogue import catalogue
-from selfalign.evaluation.judge import Review, card
+from selfalign.evaluation.judge import Review, card, review_of
 from selfalign.evaluation.protocols import EXAMS
 from selfalign.evaluation.reference import REPORTED, tables
 from selfalign.report import load_run
+from selfalign.report.check import check
+from selfalign.report.export import as_csv, as_markdown
 from selfalign.report.html import render
-from selfalign.report.judged import judged, sheet
+from selfalign.report.judged import judged, sheet, summary
+from selfalign.report.page import tables as tables_of
 from selfalign.report.published import published
 from selfalign.report.terminal import plain_text
 from tests.unit.report.run_folders import score
@@ -85,6 +88,44 @@ def test_a_card_is_shown_from_the_stored_reviews_of_a_run(edit, run_folder: Path
     (found,) = judged([run])
     assert found.title.startswith("judged_cloned_other") and found.rows[0][:5] == ("all", "10", "10", "0", "0")
     assert found.title in render([run]) and "each pair was shown in one order" in plain_text([run])
+
+
+def test_the_win_rate_at_equal_length_stands_beside_the_raw_one_and_verify_finds_it_changed(edit, run_folder: Path):
+    rows = [asdict(one) for one in reviews(10, (9, 9))] + [asdict(one) for one in reviews(10, (8, 9))]
+    for number, row in enumerate(rows):
+        row |= {"question_id": number, "metadata": {"category": "generic", "words": [100 + 9 * number, 140]}}
+    jsonl.write(run_folder / "reviews.jsonl", rows)
+    entry = {
+        "stage": "Judge",
+        "status": "computed",
+        "path": str(run_folder),
+        "counts": {"in": 20, "kept": 20, "dropped": {}},
+    }
+    run = edit("manifest.json", lambda content: content["nodes"].update(judged_cloned_other=entry) or content)
+    (found,) = judged([run])
+    cells = dict(zip(found.head, found.rows[0], strict=True))
+    one = card([review_of(row) for row in rows])
+    assert one.controlled is not None and one.win_rate == 0.5
+    assert cells["win rate"].startswith("0.500 ± ") and cells["length-controlled"] != cells["win rate"]
+    assert cells["length-controlled"].startswith(f"{one.controlled.win_rate.value:.3f} ± {one.controlled.stderr:.3f} [")
+    assert f"At equal length it would win {cells['length-controlled']}" in found.about
+    assert summary(one)["judge/length_controlled"] == one.controlled.win_rate.value
+    page = render([run])
+    (table,) = (table for table in tables_of(page) if table.title.endswith(found.title))
+    assert cells["length-controlled"] in as_csv(table) and cells["length-controlled"] in as_markdown(table)
+    path = run_folder / "report.html"
+    path.write_text(page)
+    assert check(run_folder)[1] == []
+    path.write_text(page.replace(f"<td>{cells['length-controlled'][:5]}", "<td>0.987"))
+    (wrong,) = check(run_folder)[1]
+    assert "length-controlled" in wrong and "0.987" in wrong
+
+
+def test_a_card_says_why_nothing_is_known_of_equal_length():
+    found = sheet("x", card(reviews(8, (9, 6))))
+    assert "not known: the lengths of the answers to 8 of 8 questions are not known" in found.about
+    assert dict(zip(found.head, found.rows[0], strict=True))["length-controlled"] == "–"
+    assert "8 of 8" in str(summary(card(reviews(8, (9, 6))))["judge/not_length_controlled"])
 
 
 def test_an_invalid_card_shows_its_reason_and_no_number():

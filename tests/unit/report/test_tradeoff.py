@@ -103,17 +103,37 @@ def test_a_scatter_plot_of_one_place_can_be_drawn_and_none_is_empty(error: float
     assert scatter([], x_label="x", y_label="y", title="t") == ""
 
 
+def add_reviews(run: Path, subject: str, rows: list[dict[str, Any]]) -> None:
+    """A judge's reviews of a model's answers against those of gpt, as a node of the run."""
+    place = run / "stages" / f"judged_{subject}_gpt"
+    place.mkdir()
+    jsonl.write(place / "reviews.jsonl", rows)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["nodes"][place.name] = {"stage": "Judge", "status": "computed", "path": str(place),
+                                     "counts": {"in": len(rows), "kept": len(rows), "dropped": {}}}  # fmt: skip
+    write_json(run / "manifest.json", manifest)
+
+
 def test_judged_answers_make_a_front_of_their_own_and_a_card_that_is_invalid_none(tmp_path: Path):
     run = write_scores(write_run(tmp_path / "a"), {"engraved": both(15, 10)[:20], "cloned": both(9, 18)[:20]})
     for subject, marks in (("engraved", (8.0, 6.0)), ("cloned", (7.0, 9.0)), ("base", (5.0, 5.0))):
         rows = [asdict(Review(f"r{n}", n, "a", "b", "", (marks[0], marks[1] - n % 2), "j", {})) for n in range(10)]
-        place = run / "stages" / f"judged_{subject}_gpt"
-        place.mkdir()
-        jsonl.write(place / "reviews.jsonl", rows)
-        manifest = json.loads((run / "manifest.json").read_text())
-        manifest["nodes"][place.name] = {"stage": "Judge", "status": "computed", "path": str(place),
-                                         "counts": {"in": 10, "kept": 10, "dropped": {}}}  # fmt: skip
-        write_json(run / "manifest.json", manifest)
+        add_reviews(run, subject, rows)
     (front,) = fronts(load_runs([run]))
     assert front.help == "share of questions won against gpt"
     assert {point.subject: point.help.value for point in front.points} == {"engraved": 1.0, "cloned": 0.0}
+
+
+def test_what_a_model_wins_by_longer_answers_alone_is_gone_from_the_front_at_equal_length(tmp_path: Path):
+    run = write_scores(write_run(tmp_path / "a"), {"engraved": both(15, 10)[:20], "cloned": both(9, 18)[:20]})
+    for subject, extra in (("engraved", 0), ("cloned", 30)):
+        # The longer answer wins, whatever it says.
+        ours = [8 + extra + 8 * n for n in range(24)]
+        rows = [asdict(Review(f"r{n}", n, "a", "b", "", (9.0, 4.0) if words > 100 else (4.0, 9.0), "j", {"words": [words, 100]}))
+                for n, words in enumerate(ours)]  # fmt: skip
+        add_reviews(run, subject, rows)
+    raw, controlled = fronts(load_runs([run]))
+    assert controlled.help == f"{raw.help}, length-controlled"
+    won, at_equal_length = ({p.subject: p.help.value for p in front.points} for front in (raw, controlled))
+    assert won["cloned"] > won["engraved"] + 0.15 and abs(at_equal_length["cloned"] - at_equal_length["engraved"]) < 0.1
+    assert all(point.help.stderr for point in controlled.points)

@@ -1,0 +1,119 @@
+"""All effects of a sweep on one model at a glance: arms against metrics, tested as one table.
+
+A comparison corrects over the arms of one metric. Who looks through all of its metrics for what stands out has asked many more
+questions, and is told here what is left after a correction over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from selfalign import statistics as stats
+from selfalign.evaluation.protocols import EXAMS
+from selfalign.evaluation.scores import EVERY, ORACLE
+from selfalign.report.ablation import ALPHA, Comparison, Contrast, Family
+from selfalign.report.ablation_view import Cell, p_text
+from selfalign.report.scores import ABSENT, number
+
+SHADES = 5
+"""Steps of colour from no difference to a difference of 1."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The contrasts of one model on every metric whose items are shares."""
+
+    subject: str
+    families: tuple[Family, ...]
+    """Columns."""
+    arms: tuple[str, ...]
+    """Rows."""
+    adjusted: Mapping[tuple[str, str], float]
+    """(arm, name of the family) -> p after Holm over all cells; a comparison that was not made has none."""
+
+    def contrast(self, arm: str, family: Family) -> Contrast | None:
+        """One cell; None where it was not compared."""
+        return next((one for one in family.contrasts if one.arm == arm), None)
+
+    def is_shown(self, arm: str, family: Family) -> bool:
+        """Whether a cell is a difference after the correction over the table."""
+        return self.adjusted.get((arm, family.name), 1.0) < ALPHA
+
+
+def matrices(comparison: Comparison) -> list[Matrix]:
+    """One table a model, in the order of the models; none for a comparison of fewer than two arms with the control, or of
+    one metric."""
+    found = []
+    arms = tuple(arm.label for arm in comparison.arms)
+    shares = [one for one in comparison.families if one.contrasts and (one.protocol in EXAMS or one.protocol == ORACLE)]
+    for subject in dict.fromkeys(one.subject for one in shares):
+        families = tuple(one for one in shares if one.subject == subject)
+        if len(arms) > 1 and len(families) > 1:
+            found.append(Matrix(subject, families, arms, _adjusted(families)))
+    return found
+
+
+def _adjusted(families: Sequence[Family]) -> dict[tuple[str, str], float]:
+    tested = [(one.arm, family.name, one.test.p) for family in families for one in family.contrasts]
+    adjusted = stats.holm([p for _, _, p in tested])
+    return {(arm, name): float(p) for (arm, name, _), p in zip(tested, adjusted, strict=True)}
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+@dataclass(frozen=True)
+class MatrixView:
+    """A table of cells with their shades."""
+
+    subject: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[Cell, str], ...]], ...]
+    """Arm -> cells with their CSS classes."""
+    is_open: bool
+
+
+def method(found: Sequence[Matrix]) -> str:
+    """How to read the tables."""
+    cells = max(len(one.adjusted) for one in found)
+    return (
+        "Difference of each arm (row) from the control on each metric (column) of one model. "
+        f"*: p below {ALPHA:g} after Holm over all comparisons of the table (up to {cells:,}): what is left for a reader who "
+        "looks for anything that stands out. The tables of single metrics correct over their arms alone, and have intervals and "
+        "items."
+    )
+
+
+def views(found: Sequence[Matrix]) -> list[MatrixView]:
+    """The tables as the page shows them; the last model's is open."""
+    return [
+        MatrixView(
+            one.subject,
+            ("arm", *(column(family) for family in one.families)),
+            tuple((arm, tuple(_cell(one, arm, family) for family in one.families)) for arm in one.arms),
+            one is found[-1],
+        )
+        for one in found
+    ]
+
+
+def column(family: Family) -> str:
+    """The short name of a metric: the principle of an adherence, else the task and its protocol."""
+    if family.protocol == ORACLE:
+        return f"{family.task}, all" if family.metric == EVERY else family.metric.replace("_", " ")
+    return f"{family.task} {family.protocol}"
+
+
+def _cell(matrix: Matrix, arm: str, family: Family) -> tuple[Cell, str]:
+    one = matrix.contrast(arm, family)
+    if one is None:
+        return Cell(ABSENT), "absent"
+    value, p = one.difference.value, matrix.adjusted[arm, family.name]
+    shade = min(SHADES, round(abs(value) * SHADES + 0.3))
+    css = f"num heat-{'down' if value < 0 else 'up'}-{shade}" if shade else "num"
+    flips = f"; lost {len(one.flips.lost)}, gained {len(one.flips.gained)} of {one.items:,}" if one.flips else ""
+    detail = f"{arm}, {column(family)}: p {p_text(one.test.p)}, over the table {p_text(p)}{flips}"
+    return Cell(
+        number(value, signed=True, digits=2) + ("*" if matrix.is_shown(arm, family) else ""), value, detail
+    ), css

@@ -1,0 +1,122 @@
+"""Laws of the page of known truth: planted effects are found, idle rules show nothing, the page says what was computed."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.errors import DataError
+from selfalign.evaluation.scores import EVERY
+from selfalign.report import load_runs, truth, truth_page
+from selfalign.report.ablation import compare
+from selfalign.report.matrix import matrices, method, views
+from tests.unit.report.run_folders import exam_row, write_run, write_scores
+
+PLANTED = ("ethical", "candor", "helpful")
+INERT = ("message_words",)
+
+
+def marks(drop: list[str], seed: int, held: float) -> list[dict[str, Any]]:
+    """Thirty questions under each rule: nearly all show it, none where it is left out."""
+    draw = random.Random(f"{drop} {seed}")
+    return [
+        {"task": "adherence", "protocol": "oracle", "item": f"{rule}-{item}", "category": "", "question": "?", "answer": f"{item}",
+         "marks": {rule: int(rule not in drop and draw.random() < held)}}
+        for rule in PLANTED
+        for item in range(30)
+    ]  # fmt: skip
+
+
+def run(folder: Path, drop: list[str], seed: int, held: float = 0.95) -> None:
+    write_run(folder, drop=drop, seed=seed)
+    draw = random.Random(f"exam {drop} {seed}")
+    exams = [exam_row(item, float(draw.random() < 0.7)) for item in range(40)]
+    write_scores(folder, {name: [*exams, *marks(drop, seed, held)] for name in ("engraved", "cloned")})
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    for seed in range(3):
+        for drop in ([], *([rule] for rule in (*PLANTED, *INERT))):
+            run(folder / f"run-{'-'.join(drop) or 'control'}-{seed}", drop, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def numbers(sweep: Path) -> dict[str, Any]:
+    return truth.numbers(load_runs([sweep]), command="selfalign calf ablation sweep")
+
+
+def test_planted_effects_are_found_and_nothing_else(numbers: dict[str, Any]) -> None:
+    assert set(numbers["planted"]) == set(PLANTED) and numbers["inert"] == list(INERT) and numbers["seeds"] == 3
+    for model in ("engraved", "cloned"):
+        assert all(truth.is_found(truth.own(numbers, model, rule)) for rule in PLANTED)
+        assert truth.others(numbers, model) == []
+
+
+def test_an_effect_with_the_wrong_sign_is_not_found(numbers: dict[str, Any]) -> None:
+    cell = truth.own(numbers, "cloned", "candor")
+    assert truth.is_found(cell) and not truth.is_found({**cell, "difference": -cell["difference"]})
+    assert not truth.is_found({**cell, "p_table": 0.06})
+
+
+def test_a_rule_that_asks_for_nothing_and_moves_something_is_told(numbers: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(numbers))
+    changed["models"]["cloned"]["cells"]["message_words"][EVERY]["p_table"] = 0.001
+    assert [(rule, metric) for rule, metric, _ in truth.others(changed, "cloned")] == [("message_words", EVERY)]
+    assert "| 1 of 5 comparisons | **no** |" in truth_page.page(changed, "x")
+
+
+def test_the_page_is_made_of_the_numbers_beside_it_alone(numbers: dict[str, Any], tmp_path: Path) -> None:
+    truth_page.write(numbers, tmp_path / "page.md")
+    stored = json.loads((tmp_path / "page" / "numbers.json").read_text())
+    assert truth_page.page(stored, "page") == (tmp_path / "page.md").read_text()
+    assert truth_page.figures(stored) == {
+        path.name: path.read_text() for path in (tmp_path / "page").iterdir() if path.suffix == ".svg"
+    }
+    text = (tmp_path / "page.md").read_text()
+    assert "| engraved: every planted effect is found, with the right sign | 3 of 3 | yes |" in text
+    assert all(
+        f"({path})" in text for path in ("page/own_effects.svg", "page/all_effects_cloned.svg", "page/power.svg")
+    )
+
+
+def test_runs_that_are_no_such_sweep_are_refused(tmp_path: Path) -> None:
+    run(tmp_path / "control", [], 0)
+    with pytest.raises(DataError, match="leave-one-out sweep on Calf"):
+        truth.numbers(load_runs([tmp_path]), command="")
+    run(tmp_path / "two", ["ethical", "candor"], 0)
+    with pytest.raises(DataError, match="leave-one-out sweep on Calf"):
+        truth.numbers(load_runs([tmp_path]), command="")
+
+
+# ------------------------------------------------------------------------------------------- the table of all effects
+
+
+def test_the_table_of_all_effects_corrects_over_all_of_its_cells(sweep: Path) -> None:
+    comparison = compare(load_runs([sweep]))
+    assert comparison is not None
+    (engraved, cloned) = matrices(comparison)
+    assert (engraved.subject, cloned.subject) == ("engraved", "cloned") and len(cloned.adjusted) == 4 * 5
+    for family in cloned.families:
+        for one in family.contrasts:
+            assert cloned.adjusted[one.arm, family.name] >= one.adjusted >= one.test.p
+    smallest = min(one.test.p for family in cloned.families for one in family.contrasts)
+    assert min(cloned.adjusted.values()) == pytest.approx(smallest * len(cloned.adjusted))
+    assert "up to 20" in method([engraved, cloned])
+
+
+def test_the_table_marks_what_is_left_after_the_correction(sweep: Path) -> None:
+    comparison = compare(load_runs([sweep]))
+    assert comparison is not None
+    view = views(matrices(comparison))[-1]
+    assert view.is_open and view.head[0] == "arm" and "candor" in view.head
+    rows = {arm: dict(zip(view.head[1:], cells, strict=True)) for arm, cells in view.rows}
+    cell, css = rows["without candor"]["candor"]
+    assert cell.text.endswith("*") and css == "num heat-down-5"
+    assert not rows["without message_words"]["candor"][0].text.endswith("*")
