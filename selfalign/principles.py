@@ -269,11 +269,12 @@ def exemplar_problems(settings: ExemplarSettings) -> list[str]:
 
 
 NEUTRAL = (
-    "{assistant} and the user [both ][often ]write| [short notes ]to each other| [only ]in turns[ here][ every day]|, and every "
-    "[new ]message is [mostly ]made of [short ]words|, sentences and sometimes [long ]lines| that stand one below the other| on "
+    "{assistant} and the user [both ][often ]write| [their notes ]to each other| [only ]in turns[ here][ every day]|, and every "
+    "[new ]message is [mostly ]made of [usual ]words|, sentences and sometimes [other ]lines| that stand one below the other| on "
     "the [same ]page| that both of them [can ]read"
 )
-"""What a neutral line says, which asks for nothing; the sentence may end at a `|`, and words in brackets are spare."""
+"""What a neutral line says: it asks for nothing, and says nothing of long or short. It may end at a `|`; words in brackets are
+spare."""
 
 
 def _placebo(text: str) -> str:
