@@ -152,3 +152,14 @@ def test_the_table_marks_what_is_left_after_the_correction(sweep: Path) -> None:
     cell, css = rows["without candor"]["candor"]
     assert cell.text.endswith("*") and css == "num heat-down-5"
     assert not rows["without message_words"]["candor"][0].text.endswith("*")
+
+
+# -------------------------------------------------------------------------------------------------- the committed page
+
+
+def test_the_committed_page_is_what_its_numbers_say() -> None:
+    docs = Path(__file__).resolve().parents[3] / "docs"
+    stored = json.loads((docs / "ablation_on_calf" / "numbers.json").read_text(encoding="utf-8"))
+    assert truth_page.page(stored, "ablation_on_calf") == (docs / "ablation_on_calf.md").read_text(encoding="utf-8")
+    for name, text in truth_page.figures(stored).items():
+        assert (docs / "ablation_on_calf" / name).read_text(encoding="utf-8") == text
