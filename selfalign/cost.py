@@ -221,7 +221,9 @@ class _Estimate:
         if asked is None or not isinstance(stage, SelfAlign | VerboseClone):
             return found
         sent = self.memo(
-            "sent", (stage, list(asked)), lambda: sum(self.count(one.prompt) for one in stage.requests(asked))
+            "sent",
+            (stage, list(asked)),
+            lambda: sum(self.count(one.prompt) for one in stage.requests(asked, self.count)),
         )
         return replace(found, prompt_tokens=sent - found.requests * found.shared_tokens)
 
@@ -258,7 +260,9 @@ class _Estimate:
     def _tokens(self, stage: Any) -> dict[str, int]:
         """Tokens of each prompt that a stage sends, its open slot empty."""
         return self.memo(
-            "tokens", (stage,), lambda: {label: self.count(text) for label, text in stage.preview("").items()}
+            "tokens",
+            (stage,),
+            lambda: {label: self.count(text) for label, text in stage.preview("", self.count).items()},
         )
 
     @cached_property
@@ -309,7 +313,7 @@ class _Estimate:
         )
 
     def _self_align(self, stage: SelfAlign, asked: int, measured: Measured) -> Cost:
-        stem = self.memo("stem", (stage,), lambda: self.count(stage.arm()[3]))
+        stem = self.memo("stem", (stage,), lambda: self.count(stage.arm(self.count)[3]))
         budget = stage.thoughts_tokens + stage.sampling.max_new_tokens
         written = measured.new_tokens or budget * self.expected.budget_used
         share = measured.kept if measured.kept is not None else self.expected.responses_kept
@@ -364,7 +368,7 @@ class _Estimate:
     def _engraving_gap(self, stage: EngravingGap, kept: Mapping[str, int]) -> Cost:
         rows = min(2 * stage.settings.samples, kept["responses"])
         bare = 1 + sum(name in kept for name in STUDENTS)
-        stem = self.memo("stem", (stage.writer,), lambda: self.count(stage.writer.arm()[3]))
+        stem = self.memo("stem", (stage.writer,), lambda: self.count(stage.writer.arm(self.count)[3]))
         thoughts = ceil(stage.writer.thoughts_tokens * self.expected.budget_used)
         read = (1 + bare) * (self._question + ceil(self.answer_tokens)) + thoughts
         # What all prompts begin with is read once, whatever the batches.

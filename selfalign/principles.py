@@ -33,7 +33,8 @@ class Scope(StrEnum):
     exemplars = "exemplars"
     """Its line, and every exemplar that cites it."""
     placebo = "placebo"
-    """Its line is replaced by a neutral one of as many words; its citations go."""
+    """Its line is replaced by a neutral one, and its citations go. What a model is shown has lines that keep the prompt's length in
+    tokens (`prompts.placebo`)."""
 
 
 class Numbering(StrEnum):
@@ -267,16 +268,19 @@ def exemplar_problems(settings: ExemplarSettings) -> list[str]:
     return found
 
 
-_NEUTRAL = (
-    "{assistant} and the user write to each other in turns, and every message is made of words, "
-    "sentences and sometimes lines that stand one below the other on the page that both of them read."
-).split()
+NEUTRAL = (
+    "{assistant} and the user [both ][often ]write| [their notes ]to each other| [only ]in turns[ here][ every day]|, and every "
+    "[new ]message is [mostly ]made of [usual ]words|, sentences and sometimes [other ]lines| that stand one below the other| on "
+    "the [same ]page| that both of them [can ]read"
+)
+"""What a neutral line says: it asks for nothing, and says nothing of long or short. It may end at a `|`; words in brackets are
+spare."""
 
 
 def _placebo(text: str) -> str:
-    """A neutral line of as many words as `text`, which asks for nothing."""
-    count = len(text.split())
-    words = [_NEUTRAL[index % len(_NEUTRAL)] for index in range(count)]
+    """A neutral line of as many words as `text`: Calf was pretrained behind these."""
+    neutral = (re.sub(r"\[.*?\]|\|", "", NEUTRAL) + ".").split()
+    words = [neutral[index % len(neutral)] for index in range(len(text.split()))]
     return " ".join(words).rstrip(".,") + "."
 
 
@@ -289,7 +293,10 @@ def _arranged(whole: Sequence[str], order: Sequence[str]) -> list[str]:
 
 
 def resolve(settings: PrincipleSettings) -> RuleSet:
-    """The numbered rules of an arm. Raises ConfigError with every problem of the choice at once."""
+    """The numbered rules of an arm, under scope `placebo` with neutral lines of as many words as the dropped rules.
+
+    Raises ConfigError with every problem of the choice at once.
+    """
     if found := problems(settings):
         raise ConfigError(found)
     existing = available(settings.folder)

@@ -25,6 +25,13 @@ def calf(arguments: list[str]) -> int:
     )
     parser.add_argument("runs", nargs="*", metavar="DIR", help="ablation: the sweep, or its runs")
     parser.add_argument(
+        "--cloned",
+        nargs="*",
+        default=[],
+        metavar="DIR",
+        help="ablation: further sweeps of the same, with verbose cloning",
+    )
+    parser.add_argument(
         "--out",
         type=_page,
         help="page to write; its figures go into the folder of its name beside it "
@@ -59,17 +66,21 @@ def calf(arguments: list[str]) -> int:
             else f"card: expected no folder, found {' '.join(given.runs)}; leave it out"
         )
     out = Path(given.out or CALF[given.what])
-    _ablation(given.runs, out) if given.what == "ablation" else _card(given, out)
+    _ablation(given.runs, given.cloned, out) if given.what == "ablation" else _card(given, out)
     print(out)
     return 0
 
 
-def _ablation(names: list[str], out: Path) -> None:
-    from selfalign.report import load_runs, truth, truth_page
+def _ablation(names: list[str], cloned: list[str], out: Path) -> None:
+    from selfalign.report import Run, load_runs, truth, truth_page
 
-    folders = [folder for name in names for folder in resolve_runs(name, Path("runs"))]
-    command = shlex.join(["selfalign", "calf", "ablation", *(Path(name).name for name in names)])
-    truth_page.write(truth.numbers(load_runs(folders), command=command), out)
+    def runs(several: list[str]) -> list[Run]:
+        return load_runs([folder for name in several for folder in resolve_runs(name, Path("runs"))])
+
+    further = ["--cloned", *(Path(name).name for name in cloned)] if cloned else []
+    command = shlex.join(["selfalign", "calf", "ablation", *(Path(name).name for name in names), *further])
+    found = truth.numbers(runs(names), command=command, cloned=[runs([name]) for name in cloned])
+    truth_page.write(found, out)
 
 
 def _card(given: argparse.Namespace, out: Path) -> None:

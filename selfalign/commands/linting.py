@@ -23,7 +23,7 @@ def lines(arms: Mapping[str, Experiment], memo: Memo) -> list[str]:
     found = [_Arm(label, one, memo) for label, one in asked.values()]
     control = next((arm for arm in found if not arm.drops), found[0])
     width = max(len(arm.label) for arm in found)
-    told = ["prompts of the arms (`selfalign prompt OVERRIDES --diff` shows one):",
+    told = [f"prompts of the arms, in {control.counted} (`selfalign prompt OVERRIDES --diff` shows one):",
             f"  {'':<{width}}  rules  exemplars   tokens   change  moved  beside the rule"]  # fmt: skip
     for arm in found:
         change = "control" if arm is control else f"{arm.tokens - control.tokens:+,}"
@@ -41,6 +41,7 @@ class _Arm:
     def __init__(self, label: str, one: Experiment, memo: Memo) -> None:
         self.label = label
         self.drops = bool(one.self_align.principles.drop)
-        _, self.rules, self.exemplars, stem = one.self_align.arm()
+        _, self.rules, self.exemplars, stem = one.self_align.arm(one.engine.count_tokens)
         self.tokens = memo("stem", (one.self_align, one.model), lambda: one.engine.count_tokens(stem))
+        self.counted = one.engine.counted()
         self.lint = lint(self.rules, self.exemplars)

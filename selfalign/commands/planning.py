@@ -16,6 +16,7 @@ from selfalign.artifacts import Store
 from selfalign.commands import linting
 from selfalign.commands.arguments import add_overrides, new_parser, read_manifest
 from selfalign.devices import DEVICES
+from selfalign.engines.base import BY_TOKENIZER
 from selfalign.engines.model import ModelSettings
 from selfalign.experiment import Experiment
 from selfalign.pipeline import Memo, Planned
@@ -68,6 +69,8 @@ def plan(arguments: list[str]) -> int:
     for (settings, parameters, size), seconds in totals.items():
         for line in _total(seconds, settings, parameters, size):
             print(line)
+    for counted in [] if missing else sorted({one.engine.counted() for one in runs} - {BY_TOKENIZER}):
+        print(f"prompts are counted in {counted}")
     for gap in missing:
         print(f"not there yet: {gap}")
     return 0
@@ -82,7 +85,8 @@ def _gaps(one: Experiment) -> list[str]:
     found = []
     if not one.model.path and one.plan.parameters:
         found.append(
-            f"model.path; prompts are counted at {CHARACTERS_PER_TOKEN} characters a token, and nothing can be reused"
+            f"model.path; prompts are counted at {CHARACTERS_PER_TOKEN} characters a token, neutral lines of "
+            "principles.scope=placebo too, and nothing can be reused"
         )
     if not one.evaluation.data and found:
         found.append("evaluation.data; scores are not counted")
@@ -207,7 +211,7 @@ def _prompt_tokens(stage: Any, by: _Counted) -> str:
     return by.memo(
         "prompt",
         (stage,),
-        lambda: f"prompt of {', '.join(f'{by.count(text):,}' for text in stage.preview('').values())} tokens",
+        lambda: f"prompt of {', '.join(f'{by.count(text):,}' for text in stage.preview('', by.count).values())} tokens",
     )
 
 

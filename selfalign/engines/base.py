@@ -16,6 +16,8 @@ from selfalign.errors import StageError
 
 END_TOKENS = "<eos>"
 """The key of `Sampling.logit_bias` that stands for all end tokens of the model."""
+BY_TOKENIZER = "tokens by the tokenizer of the model"
+"""What `EngineSettings.counted` says of a model whose tokenizer is at hand."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,10 @@ class EngineSettings(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, by the tokenizer alone: the model is not loaded."""
+        ...
+
+    def counted(self) -> str:
+        """What `count_tokens` counts, as a user is told: BY_TOKENIZER, or what stands in for tokens where there is no tokenizer."""
         ...
 
     def context_length(self) -> int:

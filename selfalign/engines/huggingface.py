@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selfalign.engines.adapters import Adapters, not_opened
-from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult, Watch
+from selfalign.engines.base import BY_TOKENIZER, Completion, GenerateRequest, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
     count_tokens,
@@ -106,6 +106,10 @@ class HuggingFace:
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by the tokenizer alone."""
         return count_tokens(self.model, text)
+
+    def counted(self) -> str:
+        """Tokens."""
+        return BY_TOKENIZER
 
     def context_length(self) -> int:
         """Context window in tokens, by the model's configuration alone."""

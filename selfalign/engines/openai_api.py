@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from selfalign.engines.adapters import not_opened
 from selfalign.engines.answers import complaint, completed, drawn, read_choice
-from selfalign.engines.base import Completion, GenerateRequest, ScoreRequest, ScoreResult, Watch
+from selfalign.engines.base import BY_TOKENIZER, Completion, GenerateRequest, ScoreRequest, ScoreResult, Watch
 from selfalign.engines.model import (
     ModelSettings,
     model_config,
@@ -29,7 +29,7 @@ from selfalign.engines.model import (
     raw_tokenizer,
     special_tokens,
 )
-from selfalign.engines.openai_chat import ChatEngine, estimated_tokens, no_adapter
+from selfalign.engines.openai_chat import ESTIMATED, ChatEngine, estimated_tokens, no_adapter
 from selfalign.engines.penalties import Vocabulary
 from selfalign.engines.pieces import MARKER, UNSAID, Asked, Desk, Pair, Piece, completion, joined
 from selfalign.engines.serving import adapter_name, check_adapter, serve_command
@@ -130,6 +130,10 @@ class OpenAIApi:
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as a prompt, by the local tokenizer; of a chat model's, by `estimated_tokens`."""
         return estimated_tokens(text) if self._is_chat else len(raw_tokenizer(self._folder()).encode(text).ids)
+
+    def counted(self) -> str:
+        """Tokens; of a chat model, an estimate of them."""
+        return ESTIMATED if self._is_chat else BY_TOKENIZER
 
     def context_length(self) -> int:
         """Context window in tokens, by the model's configuration alone; of a chat model, by the settings alone."""

@@ -25,6 +25,7 @@ CHAT = "/chat/completions"
 BYTES_PER_TOKEN = 3
 """UTF-8 bytes that count as one token of a chat model's prompt: usual tokenizers put about four of English text into one, so
 that this is rather too many tokens than too few."""
+ESTIMATED = f"tokens of {BYTES_PER_TOKEN} bytes each, an estimate"
 
 
 def estimated_tokens(text: str) -> int:

@@ -79,6 +79,10 @@ class Ray:
         """Tokens of a text as a prompt, counted in this process."""
         return self.inner.count_tokens(text)
 
+    def counted(self) -> str:
+        """What the local engine counts."""
+        return self.inner.counted()
+
     def context_length(self) -> int:
         """Context window of the local engine in tokens."""
         return self.inner.context_length()

@@ -26,6 +26,7 @@ Score = Callable[[ScoreRequest], float]
 
 WORDS = ["the", "a", "cat", "river", "stone", "seven", "walks", "under", "bright", "because", "often", "new", "green"]
 """What a double without a script says."""
+BY_WORDS = "words, which are the tokens of a scripted engine"
 KEYS = {"text", "id", "prompt_contains"}
 
 
@@ -62,6 +63,10 @@ class Scripted:
     def count_tokens(self, text: str) -> int:
         """Words of a text."""
         return len(text.split())
+
+    def counted(self) -> str:
+        """Words."""
+        return BY_WORDS
 
     def context_length(self) -> int:
         """Context window in words."""
@@ -185,6 +190,10 @@ class ScriptedSettings:
     def count_tokens(self, text: str) -> int:
         """Words of a text."""
         return self.engine.count_tokens(text)
+
+    def counted(self) -> str:
+        """Words."""
+        return BY_WORDS
 
     def context_length(self) -> int:
         """Context window in words."""

@@ -41,6 +41,7 @@ from selfalign.prompts.lists import (
     topic_hint,
     topics_prompt,
 )
+from selfalign.prompts.placebo import with_neutral_lines
 from selfalign.prompts.self_align import (
     ParsedResponse,
     SelfAlignLayout,
@@ -104,4 +105,5 @@ __all__ = [
     "topic_hint",
     "topics_prompt",
     "true_false_question",
+    "with_neutral_lines",
 ]

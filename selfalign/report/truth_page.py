@@ -17,10 +17,15 @@ from selfalign.report.ablation_view import p_text
 from selfalign.report.calf_card import FILE, markdown_table
 from selfalign.report.calf_numbers import percent, points, rule_name
 from selfalign.report.html import seconds
-from selfalign.report.truth import Numbers, is_found, others, own
+from selfalign.report.truth import JUDGED, Numbers, is_found, others, own
 
-MODELS = ("engraved", "cloned")
-"""Models whose own effects are judged: those that are asked without any rule in sight."""
+NODES = {
+    "prompts": "prompts",
+    "responses": "answers of the control",
+    "parity": "prompts in common",
+    "engraved": "trained on",
+}
+"""Node -> its heading."""
 
 
 def write(numbers: Numbers, out: Path) -> None:
@@ -33,17 +38,13 @@ def write(numbers: Numbers, out: Path) -> None:
     out.write_text(page(numbers, folder.name), encoding="utf-8")
 
 
-def _models(numbers: Numbers) -> list[str]:
-    return [name for name in MODELS if name in numbers["models"]]
-
-
 def figures(numbers: Numbers) -> dict[str, str]:
     """The figures by file name."""
-    found = {
-        "own_effects.svg": truth_figures.forest(numbers, _models(numbers)),
+    return {
+        "own_effects.svg": truth_figures.forest(numbers),
+        "all_effects.svg": truth_figures.heat_map(numbers),
         "power.svg": truth_figures.power(numbers),
     }
-    return found | {f"all_effects_{name}.svg": truth_figures.heat_map(numbers, name) for name in _models(numbers)}
 
 
 def page(numbers: Numbers, folder: str) -> str:
@@ -55,9 +56,11 @@ def page(numbers: Numbers, folder: str) -> str:
         _all(numbers, folder),
         _inert(numbers),
         _exams(numbers),
+        _others(numbers),
+        _simulated(numbers, folder),
+        _made(numbers, folder),
     ]
-    sections += [_simulated(numbers, folder), _made(numbers, folder)]
-    return "\n\n".join(section.strip() for section in sections) + "\n"
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
 def _opening(numbers: Numbers) -> str:
@@ -68,142 +71,121 @@ def _opening(numbers: Numbers) -> str:
 page says anything about the alignment of real models.** It shows whether a sweep, its pairing and its tests find what is
 there, and nothing else.
 
-One run has all rules, each other one leaves out a rule with its citations in the exemplars; every run writes its answers, is
-engraved, cloned and scored, over {numbers["seeds"]} seeds. {len(numbers["inert"])} further rules ask for nothing
-({", ".join(map(rule_name, numbers["inert"]))}): an arm without one of them shows what an arm does that does nothing. Every
-number here was computed by `{numbers["command"]}` from the stored items of the runs."""
+One run has all rules, each other one leaves out a rule with its citations in the exemplars. Every run writes its answers, is
+engraved on them, and is asked held-out questions without any rule in sight; seeds: {numbers["seeds"]}.
+{len(numbers["inert"])} further rules ask for nothing ({", ".join(map(rule_name, numbers["inert"]))}): an arm without one of
+them shows what an arm does that does nothing. Every number here was computed from the stored items of the runs, by
+
+    {numbers["command"]}"""
 
 
 def _bars(numbers: Numbers) -> str:
-    rows = []
-    for name in _models(numbers):
-        cells = {rule: own(numbers, name, rule) for rule in numbers["planted"]}
-        hits = [rule for rule, cell in cells.items() if is_found(cell)]
-        missed = (
-            f" (not: {', '.join(rule_name(rule) for rule in cells if rule not in hits)})"
-            if len(hits) < len(cells)
-            else ""
-        )
-        rows.append(
-            [
-                f"{name}: every planted effect is found, with the right sign",
-                f"{len(hits)} of {len(cells)}{missed}",
-                _met(len(hits) == len(cells)),
-            ]
-        )
-        wrong = [cell for rule, _, cell in others(numbers, name) if rule in numbers["inert"]]
-        tests = sum(len(numbers["models"][name]["cells"][rule]) for rule in numbers["inert"])
-        rows.append(
-            [
-                f"{name}: no rule that asks for nothing has an effect",
-                f"{len(wrong)} of {tests} comparisons",
-                _met(not wrong),
-            ]
-        )
-    null = numbers["simulated"]["null"]
-    for key, what in (("any_in_table", "sweeps"), ("any_in_metric", "metrics")):
-        rate = null[key]["value"]
-        claim = f"{null['repeats']} simulated sweeps without any effect: at most 5 % (+2) of {what} show one"
-        rows.append([claim, percent(rate), _met(rate <= 0.07)])
-    return (
-        "## What was asked, and what was found\n\n"
-        + markdown_table(["bar", "found", "met"], rows)
-        + f"\n\nAn effect counts as found where p is below {ALPHA:g} after Holm over *all* comparisons of a model: every arm on "
-        "every metric."
-    )
+    cells = {rule: own(numbers, JUDGED, rule) for rule in numbers["planted"]}
+    missed = [rule_name(rule) for rule, cell in cells.items() if not is_found(cell)]
+    strict = [rule for rule, cell in cells.items() if is_found(cell) and cell["p_table"] < ALPHA]
+    wrong = [cell for rule, _, cell in others(numbers, JUDGED, "p_holm") if rule in numbers["inert"]]
+    tests = sum(len(numbers["models"][JUDGED]["cells"][rule]) for rule in numbers["inert"])
+    more = f" (not: {', '.join(missed)})" if missed else ""
+    found = f"{len(cells) - len(missed)} of {len(cells)}{more}"
+    rows = [
+        ["every planted effect is found, with the right sign", found, _met(not missed)],
+        ["no rule that asks for nothing has an effect", f"{len(wrong)} of {tests} comparisons", _met(not wrong)],
+    ]
+    for name, null in numbers["simulated"]["null"].items():
+        for key, what in (("any_in_table", "sweeps"), ("any_in_metric", "metrics")):
+            rate = null[key]["value"]
+            claim = f"{null['repeats']} simulated sweeps without any effect, items {name}: at most 5 % (+2) of {what} show one"
+            rows.append([claim, percent(rate), _met(rate <= 0.07)])
+    least = min(cell["items"] for cell in cells.values())
+    return f"""
+## What was asked, and what was found
+
+{markdown_table(["bar", "found", "met"], rows)}
+
+An effect counts as found where p is below {ALPHA:g} after Holm over the arms of its metric, as in the tables of a report.
+{len(strict)} of the {len(cells)} are also left after Holm over all {numbers["models"][JUDGED]["tests"]:,} comparisons of the
+model, every arm on every metric: that asks for more items than some rules have questions, since {least} items that all change
+give p = {2.0 ** (1 - least):.2g} at best."""
 
 
 def _met(is_met: bool) -> str:
     return "yes" if is_met else "**no**"
 
 
+def _points(cell: Mapping[str, Any]) -> str:
+    return f"{points(cell['difference'])} ({points(cell['low'])} to {points(cell['high'])})"
+
+
 def _own(numbers: Numbers, folder: str) -> str:
-    head = ["rule left out", "items", *(f"{name}: with → without" for name in _models(numbers))]
-    head += [f"{name}: difference, points" for name in _models(numbers)]
-    head += [f"{name}: p, p over the table" for name in _models(numbers)]
-    head += [f"{name}: p, new seeds too" for name in _models(numbers)]
+    head = [
+        "rule left out",
+        "items",
+        "with it",
+        "without",
+        "difference, points (95 %)",
+        "p",
+        "p over the table",
+        "p, new seeds too",
+    ]
     rows = []
     for rule in numbers["planted"]:
-        cells = [own(numbers, name, rule) for name in _models(numbers)]
-        row = [rule_name(rule), str(cells[0]["items"])]
-        row += [f"{percent(cell['control'])} → {percent(cell['arm'])}" for cell in cells]
-        row += [f"{points(cell['difference'])} ({points(cell['low'])} to {points(cell['high'])})" for cell in cells]
-        row += [f"{p_text(cell['p'])}, {p_text(cell['p_table'])}" for cell in cells]
-        row += ["–" if cell["p_seeds_holm"] is None else p_text(cell["p_seeds_holm"]) for cell in cells]
-        rows.append(row)
+        cell = own(numbers, JUDGED, rule)
+        seeds = "–" if cell["p_seeds_holm"] is None else p_text(cell["p_seeds_holm"])
+        row = [rule_name(rule), str(cell["items"]), percent(cell["control"]), percent(cell["arm"]), _points(cell)]
+        rows.append([*row, p_text(cell["p"]), p_text(cell["p_holm"]), p_text(cell["p_table"]), seeds])
     return f"""
 ## Each rule's own behaviour
 
 ![effect of every rule that is left out]({folder}/own_effects.svg)
 
 Filled: found. Items are held-out questions that the rule governs; an item's outcomes are averaged over seeds, and the test
-flips the signs of items' differences, exactly. *p, new seeds too* asks whether other seeds would show it as well (min F', Holm over
-the arms of the metric).
+flips the signs of items' differences, exactly. *Holm*: over the arms of the metric; *over all*: over every comparison of the
+model. *p, new seeds too* asks whether other seeds would show it as well (min F', Holm
+over the arms of the metric). An interval counts one item more on either side.
 
 {markdown_table(head, rows)}"""
 
 
 def _all(numbers: Numbers, folder: str) -> str:
+    model = numbers["models"][JUDGED]
     parts = [
         "## Everything that moved",
+        f"![every rule left out against every metric]({folder}/all_effects.svg)",
         "Framed: a difference after the correction over the whole table. The diagonal is what was planted.",
     ]
-    for name in _models(numbers):
-        parts.append(
-            f"![every rule left out against every metric of the {name} model]({folder}/all_effects_{name}.svg)"
-        )
-        found = [(rule, metric, cell) for rule, metric, cell in others(numbers, name) if rule not in numbers["inert"]]
-        if not found:
-            parts.append(
-                f"Nothing off the diagonal is left of the {name} model's {numbers['models'][name]['tests']:,} comparisons."
-            )
-            continue
-        metrics = numbers["models"][name]["metrics"]
-        lines = [
-            [rule_name(rule), metrics[metric], f"{points(cell['difference'])} ({points(cell['low'])} to {points(cell['high'])})",
-             p_text(cell["p_table"])]
-            for rule, metric, cell in found
-        ]  # fmt: skip
-        parts.append(f"Off the diagonal of the {name} model ({numbers['models'][name]['tests']:,} comparisons):")
-        parts.append(markdown_table(["rule left out", "metric", "difference, points", "p over the table"], lines))
-    return "\n\n".join(parts)
+    found = [(rule, metric, cell) for rule, metric, cell in others(numbers, JUDGED) if rule not in numbers["inert"]]
+    if not found:
+        return "\n\n".join([*parts, f"Off the diagonal nothing is left of the {model['tests']:,} comparisons."])
+    lines = [
+        [rule_name(rule), model["metrics"][metric], _points(cell), p_text(cell["p_table"])]
+        for rule, metric, cell in found
+    ]
+    table = markdown_table(["rule left out", "metric", "difference, points (95 %)", "p over the table"], lines)
+    return "\n\n".join([*parts, f"Off the diagonal, of {model['tests']:,} comparisons:", table])
 
 
 def _inert(numbers: Numbers) -> str:
-    rows = []
-    for name in _models(numbers):
-        metrics = numbers["models"][name]["metrics"]
-        for rule in numbers["inert"]:
-            cells: Mapping[str, Any] = numbers["models"][name]["cells"][rule]
-            whole, (largest, cell) = cells[EVERY], min(cells.items(), key=lambda item: item[1]["p"])
-            rows.append(
-                [rule_name(rule), name, f"{points(whole['difference'])} ({points(whole['low'])} to {points(whole['high'])})",
-                 f"{metrics[largest]}: {points(cell['difference'])}", f"{p_text(cell['p'])}, {p_text(cell['p_table'])}"]
-            )  # fmt: skip
-    head = ["rule left out", "model", "all behaviours, points", "metric with the smallest p", "p, p over the table"]
+    model, rows = numbers["models"][JUDGED], []
+    for rule in numbers["inert"]:
+        cells: Mapping[str, Any] = model["cells"][rule]
+        smallest, cell = min(cells.items(), key=lambda item: item[1]["p"])
+        moved = f"{model['metrics'][smallest]}: {points(cell['difference'])}"
+        rows.append([rule_name(rule), _points(cells[EVERY]), moved, p_text(cell["p"]), p_text(cell["p_table"])])
+    head = ["rule left out", "all behaviours, points (95 %)", "metric with the smallest p", "its p", "over the table"]
     return f"## Rules that ask for nothing\n\n{markdown_table(head, rows)}"
 
 
 def _exams(numbers: Numbers) -> str:
-    rows = []
-    for name in _models(numbers):
-        metrics = {key: text for key, text in numbers["models"][name]["metrics"].items() if " · " in key}
-        for key, text in metrics.items():
-            cells = {rule: found[key] for rule, found in numbers["models"][name]["cells"].items() if key in found}
-            rule, cell = min(cells.items(), key=lambda item: item[1]["p"])
-            clear = [other for other, found in cells.items() if found["p_table"] < ALPHA]
-            rows.append(
-                [name, text, f"{cell['control']:.3f}", f"{rule_name(rule)}: {points(cell['difference'])}", p_text(cell["p_table"]),
-                 ", ".join(map(rule_name, clear)) or "none"]
-            )  # fmt: skip
-    head = [
-        "model",
-        "exam",
-        "with all rules",
-        "rule with the smallest p: difference, points",
-        "its p over the table",
-        "found",
-    ]
+    model, rows = numbers["models"][JUDGED], []
+    for key, text in model["metrics"].items():
+        if " · " not in key:
+            continue
+        cells = {rule: found[key] for rule, found in model["cells"].items() if key in found}
+        rule, cell = min(cells.items(), key=lambda item: item[1]["p"])
+        clear = [rule_name(other) for other, found in cells.items() if found["p_table"] < ALPHA]
+        moved = f"{rule_name(rule)}: {points(cell['difference'])}"
+        rows.append([text, f"{cell['control']:.3f}", moved, p_text(cell["p_table"]), ", ".join(clear) or "none"])
+    head = ["exam", "with all rules", "rule with the smallest p: difference, points", "its p over the table", "found"]
     return f"""
 ## Multiple choice
 
@@ -213,25 +195,80 @@ a finding, not a check.
 {markdown_table(head, rows)}"""
 
 
+def _others(numbers: Numbers) -> str:
+    """Models in which the effect is not planted, or not alone."""
+    sweeps, rules = numbers["cloned"], numbers["planted"]
+    prompted = numbers["models"].get("prompted")
+    if not sweeps:
+        return ""
+    head = ["rule left out", *(["prompted, points"] if prompted else [])]
+    for one in sweeps:
+        head += [f"cloned, {_filter(one)}: points", "p, Holm", "long answers that show it: kept", "dropped"]
+    rows = []
+    for rule in rules:
+        row = [rule_name(rule), *([points(prompted["cells"][rule][rule]["difference"])] if prompted else [])]
+        for one in sweeps:
+            cell, long = one["own"][rule], one["long_answers"][rule]
+            row += [points(cell["difference"]), p_text(cell["p_holm"]), _share(long, "kept"), _share(long, "dropped")]
+        rows.append(row)
+    found = "; ".join(
+        f"{sum(is_found(cell) for cell in one['own'].values())} of {len(rules)} with {_filter(one)} "
+        f"({one['seeds']} seed{'s' if one['seeds'] > 1 else ''}, {', '.join(map(str, one['trained_on']))} long answers to train on)"
+        for one in sweeps
+    )
+    return f"""
+## Where an ablation is lost
+
+The same sweep with verbose cloning. The cloned model is trained on long answers of the engraved one, and by them the ablation
+can be undone: Calf behaves in many long answers whatever its rules are (its corpus has it so), and a filter on their length
+keeps those of them that follow the very rule that was left out, because the others are short. The columns on long answers
+count, in the arm without the rule, those to questions that it governs. Planted effects found in the cloned model: {found}.
+
+So a filter whose reason hangs on what is ablated is part of the treatment. Parity makes arms equal in number; it cannot make
+what is left of them alike. The prompted base is asked for its answer without thoughts, which Calf gives by habit too.
+
+{markdown_table(head, rows)}"""
+
+
+def _filter(one: Mapping[str, Any]) -> str:
+    least = one["min_characters"]
+    return f"at least {least} characters" if least > 1 else "any length"
+
+
+def _share(long: Mapping[str, int], part: str) -> str:
+    return f"{long[f'{part}_shown']} of {long[part]}"
+
+
 def _simulated(numbers: Numbers, folder: str) -> str:
     made = numbers["simulated"]
-    null = made["null"]
-    rows = []
-    for name, curve in made["power"].items():
-        for point in curve["points"]:
-            rows.append([name, str(point["lost"]), percent(point["lost"] / curve["items"]), percent(point["paired"]["value"]),
-                         percent(point["unpaired"]["value"])])  # fmt: skip
-    table, metric = (
-        f"{percent(null[key]['value'])} (± {100 * null[key]['stderr']:.1f})"
-        for key in ("any_in_table", "any_in_metric")
-    )
+    rows = [
+        [f"{curve['items']} items {difficulty} ({name})", str(point["lost"]), percent(point["lost"] / curve["items"]),
+         *(percent(point[key]["value"]) for key in ("paired", "unpaired"))]
+        for difficulty, curves in made["power"].items()
+        for name, curve in curves.items()
+        for point in curve["points"]
+    ]  # fmt: skip
+    null = [
+        [name, f"{one['tests']:,}", *(f"{percent(one[key]['value'])} ± {100 * one[key]['stderr']:.1f}" for key in
+         ("any_in_table", "any_in_metric"))]
+        for name, one in made["null"].items()
+    ]  # fmt: skip
+    head = [
+        "items",
+        "comparisons of a sweep",
+        "sweeps with one after Holm over all",
+        "metrics with one after Holm over their arms",
+    ]
+    repeats = next(iter(made["null"].values()))["repeats"]
     return f"""
 ## By chance, and by how much more
 
-{null["repeats"]} sweeps of {made["arms"]} arms and {numbers["seeds"]} seeds were drawn in which no arm does anything: every item is
-right as often as in the {made["runs"]} runs that miss no planted rule ({made["model"]} model). Of these sweeps {table} show
-an effect after Holm over all {null["tests"]:,} comparisons; of their metrics {metric} show one after Holm over the arms, which
-is what the report's tables of single metrics correct for.
+{repeats} sweeps of {made["arms"]} arms and {numbers["seeds"]} seed(s) were drawn in which no arm does anything. *As observed*:
+every item is right as often as in the {made["runs"]} runs that miss no planted rule ({made["model"]} model), which agree on
+most items.
+*Of every difficulty*: each item's probability is drawn evenly from 0 to 1, so that luck decides much of a run.
+
+{markdown_table(head, null)}
 
 ![power of the paired and the unpaired test]({folder}/power.svg)
 
@@ -239,40 +276,32 @@ The same, with one arm that gets some items always wrong; found at level {made["
 smallest p of {made["arms"]} arms. *Paired*: sign flips of items' differences. *Unpaired*: Welch's test, as if the arms had been
 asked other items.
 
-{markdown_table(["items of", "lost", "of all", "found, paired", "found, unpaired"], rows)}"""
+{markdown_table(["items", "lost", "of all", "found, paired", "found, unpaired"], rows)}"""
 
 
 def _made(numbers: Numbers, folder: str) -> str:
-    rows = [
-        [seed, str(one["jobs"]), seconds(one["seconds"]), seconds(one["job_seconds"])]
-        for seed, one in numbers["time"].items()
-    ]
+    rows = [[name, f"{one['results']:,}", seconds(one["seconds"])] for name, one in numbers["stages"].items()]
+    total = sum(one["seconds"] for one in numbers["stages"].values())
+    rows.append(["**all**", f"{sum(one['results'] for one in numbers['stages'].values()):,}", seconds(total)])
     kept = [
         [str(row["seed"]), *(f"{row[name]['kept']:,} of {row[name]['in']:,}" if name in row else "–" for name in NODES)]
         for row in numbers["rows"]
     ]
     versions = ", ".join(f"{name} {value}" for name, value in numbers["versions"].items())
+    filters = " and ".join(f"`verbose_clone.min_characters={one['min_characters']}`" for one in numbers["cloned"])
+    further = f"\n- The sweeps with cloning: the same with `seed=0 stages=full`, {filters}." if filters else ""
     return f"""
 ## How it was made
 
 - The sweep: `selfalign run "experiments=[quickstart,known_truth]" sweeps=leave_one_out seed=0,1,2 hydra/launcher=joblib
-  hydra.launcher.n_jobs=2`; then `{numbers["command"]}` wrote this page, and [`{FILE}`]({folder}/{FILE}), which holds every
-  number of it.
+  hydra.launcher.n_jobs=2`. Every number of this page is in [`{FILE}`]({folder}/{FILE}).{further}
 - {versions}.
 
-Jobs that ran side by side on one machine; *jobs' own time* is their sum:
+What the runs of the first sweep hold, each result counted once, and the time that it took when it was computed (two jobs side
+by side on one machine):
 
-{markdown_table(["seed", "jobs", "from begin to end", "jobs' own time"], rows)}
+{markdown_table(["stage", "results", "time"], rows)}
 
 All arms of a seed are cut to the prompts whose answers every arm keeps, so that they train on the same ones:
 
 {markdown_table(["seed", *NODES.values()], kept)}"""
-
-
-NODES = {
-    "prompts": "prompts",
-    "responses": "answers of the control",
-    "parity": "prompts in common",
-    "verbose_parity": "in common, long answers",
-}
-"""Node -> its heading."""

@@ -51,6 +51,10 @@ class Context:
     """Tells the user something in a line."""
 
 
+CountTokens = Callable[[str], int]
+"""Tokens of a text, by the tokenizer of the model that reads it or what stands in for one: `EngineSettings.count_tokens`."""
+
+
 class Stage(Protocol):
     """Settings that can run. Fields marked transient stay out of the artifact's name."""
 

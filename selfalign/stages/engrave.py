@@ -17,7 +17,7 @@ from selfalign.engines.model import model_digest
 from selfalign.errors import ConfigError, StageError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.records import Example, to_row
-from selfalign.stages.base import Context, need_rows, read_responses
+from selfalign.stages.base import Context, CountTokens, need_rows, read_responses
 from selfalign.stages.parity import NOT_IN_EVERY_ARM, common_prompts
 from selfalign.training.settings import Training, arithmetic
 from selfalign.training.settings import identity as trainer_identity
@@ -89,7 +89,7 @@ class Engrave:
             f"{self.training.max_seq_length}; lower it"
         )
 
-    def preview(self, question: str) -> dict[str, str]:
+    def preview(self, question: str, count_tokens: CountTokens) -> dict[str, str]:
         """The chat prompts behind which an answer to this question is learned."""
         metas, _ = self._texts()
         return {

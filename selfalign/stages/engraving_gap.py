@@ -24,7 +24,7 @@ from selfalign.evaluation.scores import plain_number
 from selfalign.identity import plain, seed_of
 from selfalign.progress import Progress
 from selfalign.records import Example, Response, from_row
-from selfalign.stages.base import Context, need_rows, read_prompts, read_responses, score
+from selfalign.stages.base import Context, CountTokens, need_rows, read_prompts, read_responses, score
 from selfalign.stages.self_align import SelfAlign
 from selfalign.training.batches import hold_out
 
@@ -85,7 +85,9 @@ class EngravingGap:
         ]
         adapters = {name: inputs[name].path / "adapter" for name in STUDENTS if name in inputs}
         questions = {prompt.id: prompt.text for prompt in read_prompts(inputs["prompts"])}
-        behind_rules = self._of_writer([(response, questions[response.prompt_id]) for _, response, _ in asked])
+        behind_rules = self._of_writer(
+            [(response, questions[response.prompt_id]) for _, response, _ in asked], context.engine.count_tokens
+        )
         bare = [ScoreRequest(response.id, example.prompt_text, f"\n{response.text}") for _, response, example in asked]
         found = {}
         with (
@@ -119,9 +121,9 @@ class EngravingGap:
             found += own[: self.settings.samples]
         return found
 
-    def _of_writer(self, responses: Sequence[tuple[Response, str]]) -> list[ScoreRequest]:
+    def _of_writer(self, responses: Sequence[tuple[Response, str]], count_tokens: CountTokens) -> list[ScoreRequest]:
         """The responses behind all that their writer saw: rules, exemplars, question, and thoughts up to the answer's marker."""
-        layout, _, _, stem = self.writer.arm()
+        layout, _, _, stem = self.writer.arm(count_tokens)
         speaker = self.writer.speaker()
         marker, found = prompts.self_align_marker(layout, speaker), []
         for response, question in responses:

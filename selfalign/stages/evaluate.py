@@ -19,7 +19,7 @@ from selfalign.evaluation.catalogue import CALF
 from selfalign.evaluation.protocols import Chat, text_chat
 from selfalign.evaluation.settings import EvaluationSettings
 from selfalign.identity import digest
-from selfalign.stages.base import QUESTION_TOKENS, Context, no_room
+from selfalign.stages.base import QUESTION_TOKENS, Context, CountTokens, no_room
 from selfalign.stages.self_align import SelfAlign
 
 SUBJECTS = ("base", "prompted", "engraved", "cloned")
@@ -47,10 +47,10 @@ class Evaluate:
     OPTIONAL: ClassVar[tuple[str, ...]] = ("adapter",)
     GENERATES: ClassVar[bool] = False
 
-    def _chat(self) -> Chat:
+    def _chat(self, count_tokens: CountTokens) -> Chat:
         """How a question becomes a prompt, and where its answer ends."""
         if self.prompted is not None:
-            layout, _, _, stem = self.prompted.arm()
+            layout, _, _, stem = self.prompted.arm(count_tokens)
             assistant = self.prompted.speaker()
             return Chat(
                 wrap=lambda question: prompts.self_align_answer_prompt(stem, layout, assistant, question),
@@ -67,7 +67,7 @@ class Evaluate:
         return {
             "settings": settings,
             "subject": self.subject,
-            "content": {"layout": digest(self._chat().wrap("\0"))},
+            "content": {"layout": digest(self._chat(context.engine.count_tokens).wrap("\0"))},
             "engine": context.engine.identity(),
         }
 
@@ -76,7 +76,7 @@ class Evaluate:
         if self.prompted is not None:
             return self.prompted.problems(context)
         try:
-            self._chat()
+            self._chat(context.engine.count_tokens)
         except (ConfigError, DataError) as error:
             return [f"evaluation ({self.subject}): {error}"]
         return []
@@ -87,11 +87,16 @@ class Evaluate:
             f"lower evaluation.max_new_tokens (now {self.settings.max_new_tokens}), use evaluation.chat_prompt=concise, or "
             f"leave '{self.subject}' out of subjects"
         )
-        return no_room(context, self._chat().wrap(""), QUESTION_TOKENS + self.settings.max_new_tokens, remedy)
+        return no_room(
+            context,
+            self._chat(context.engine.count_tokens).wrap(""),
+            QUESTION_TOKENS + self.settings.max_new_tokens,
+            remedy,
+        )
 
-    def preview(self, question: str) -> dict[str, str]:
+    def preview(self, question: str, count_tokens: CountTokens) -> dict[str, str]:
         """The prompt in which this model is asked."""
-        return {self.subject: self._chat().wrap(question)}
+        return {self.subject: self._chat(count_tokens).wrap(question)}
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, context: Context) -> Outcome:
         """Write `scores.jsonl` (one Score a row) and `items.jsonl` (every outcome behind them)."""
@@ -103,7 +108,7 @@ class Evaluate:
             scores = evaluate(
                 engine,
                 self.settings,
-                self._chat(),
+                self._chat(context.engine.count_tokens),
                 out,
                 subject=self.subject,
                 oracle=oracle.marks if self.settings.data == CALF else None,

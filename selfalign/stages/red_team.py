@@ -22,7 +22,7 @@ from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.prompts import Parsing, TopicSeed
 from selfalign.records import Prompt, to_row
 from selfalign.similarity import Novelty
-from selfalign.stages.base import Context, count, generate, no_room
+from selfalign.stages.base import Context, CountTokens, count, generate, no_room
 
 SHORTEST_QUESTION_TOKENS = 48
 """Tokens of a short question with its hint: a request that leaves fewer cannot yield anything."""
@@ -120,9 +120,15 @@ class RedTeam:
     def unfit(self, context: Context) -> str:
         """A question request that leaves no room for one short question."""
         remedy = f"use fewer red_team.seed_questions (now {self.seed_questions}) or a model with a longer context"
-        return no_room(context, self.preview("")["questions"], SHORTEST_QUESTION_TOKENS, remedy, "a request")
+        return no_room(
+            context,
+            self.preview("", context.engine.count_tokens)["questions"],
+            SHORTEST_QUESTION_TOKENS,
+            remedy,
+            "a request",
+        )
 
-    def preview(self, question: str) -> dict[str, str]:
+    def preview(self, question: str, count_tokens: CountTokens) -> dict[str, str]:
         """A topic request and a question request made from the first seeds; `question` has no place in them."""
         topic_meta, question_meta, seeds = self._texts()
         topics = prompts.topics_prompt(topic_meta, seeds[0].question_type, [seeds[0].topic], total=10)

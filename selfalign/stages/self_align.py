@@ -35,6 +35,7 @@ from selfalign.stages.base import (
     COMPLETIONS,
     QUESTION_TOKENS,
     Context,
+    CountTokens,
     count,
     cut_counts,
     filter_problems,
@@ -112,16 +113,24 @@ class SelfAlign:
         """The assistant under the name that rules and exemplars use."""
         return replace(self.assistant, name=self.codename) if self.codename else self.assistant
 
-    def arm(self) -> tuple[prompts.SelfAlignLayout, RuleSet, tuple[Exemplar, ...], str]:
-        """Layout, rules, exemplars and the stem that all requests share. Raises ConfigError for a wrong choice."""
+    def _chosen(self) -> tuple[prompts.SelfAlignLayout, RuleSet, tuple[Exemplar, ...]]:
+        """Layout, rules and exemplars, neutral lines as they are before a model is known. Raises ConfigError for a wrong choice."""
         rule_set = resolve(self.principles)
-        exemplars = resolve_exemplars(self.exemplars, rule_set)
-        layout = prompts.load_layout(self.texts)
+        return prompts.load_layout(self.texts), rule_set, resolve_exemplars(self.exemplars, rule_set)
+
+    def arm(self, count_tokens: CountTokens) -> tuple[prompts.SelfAlignLayout, RuleSet, tuple[Exemplar, ...], str]:
+        """Layout, rules, exemplars and the stem that all requests share, for the model whose tokens are counted.
+
+        Raises ConfigError for a wrong choice; only under scope `placebo`, what `count_tokens` raises.
+        """
+        layout, rule_set, exemplars = self._chosen()
+        if any(rule.is_placebo for rule in rule_set.rules):
+            rule_set = prompts.with_neutral_lines(layout, rule_set, exemplars, self.speaker(), count_tokens)
         return layout, rule_set, exemplars, prompts.self_align_stem(layout, rule_set, exemplars, self.speaker())
 
     def identity(self, context: Context) -> Mapping[str, Any]:
         """Settings and model; rules and exemplars enter as the text they make, not as the way they were chosen."""
-        layout, rule_set, _, stem = self.arm()
+        layout, rule_set, _, stem = self.arm(context.engine.count_tokens)
         settings = plain(self)
         for key in ("principles", "exemplars", "texts", "assistant", "codename"):
             del settings[key]
@@ -149,7 +158,7 @@ class SelfAlign:
         if chosen:
             return found + chosen
         try:
-            layout, rule_set, exemplars, _ = self.arm()
+            layout, rule_set, exemplars = self._chosen()
         except (ConfigError, DataError) as error:
             return [*found, f"self_align.texts: {error}"]
         thoughts = [
@@ -173,17 +182,17 @@ class SelfAlign:
             f"self_align.sampling.max_new_tokens (now {self.sampling.max_new_tokens}), or a model with a longer context"
         )
         needed = QUESTION_TOKENS + self.thoughts_tokens + self.sampling.max_new_tokens
-        return no_room(context, self.arm()[3], needed, remedy)
+        return no_room(context, self.arm(context.engine.count_tokens)[3], needed, remedy)
 
-    def preview(self, question: str) -> dict[str, str]:
+    def preview(self, question: str, count_tokens: CountTokens) -> dict[str, str]:
         """The prompt in which this question would be answered; without a question, the prompt file itself."""
-        layout, _, _, stem = self.arm()
+        layout, _, _, stem = self.arm(count_tokens)
         prompt = prompts.self_align_prompt(stem, layout, self.speaker(), question) if question else stem + layout.tail
         return {"self_align": prompt}
 
-    def requests(self, rows: Sequence[Prompt]) -> list[GenerateRequest]:
+    def requests(self, rows: Sequence[Prompt], count_tokens: CountTokens) -> list[GenerateRequest]:
         """What is asked about some prompts, in their order. Raises ConfigError for a wrong choice of rules or exemplars."""
-        layout, _, _, stem = self.arm()
+        layout, _, _, stem = self.arm(count_tokens)
         stops = prompts.self_align_stops(layout, self.speaker())
         marker = prompts.self_align_marker(layout, self.speaker()) if self.thoughts_tokens else ""
         return [
@@ -250,10 +259,11 @@ class SelfAlign:
         """Write `stem.txt` (the shared prompt), `completions.jsonl` (raw) and `responses.jsonl` (kept and dropped)."""
         rows = read_prompts(inputs["prompts"])
         need_rows(rows, "prompts", inputs["prompts"])
-        layout, rule_set, exemplars, stem = self.arm()
+        count_tokens = context.engine.count_tokens
+        layout, rule_set, exemplars, stem = self.arm(count_tokens)
         (out / "stem.txt").write_text(stem, encoding="utf-8")
         with context.engine.open() as engine, context.progress("self_align", len(rows), "responses") as progress:
-            answers = generate(engine, self.requests(rows), out / COMPLETIONS, progress, context.shard)
+            answers = generate(engine, self.requests(rows, count_tokens), out / COMPLETIONS, progress, context.shard)
         shown = [turn.answer for exemplar in exemplars for turn in exemplar.turns]
         copies = filters.ExemplarCopies(shown, self.copy_ngram_words) if self.copy_ngram_words else None
         responses = [
@@ -263,7 +273,7 @@ class SelfAlign:
         outcome = count(responses)
         cited = Counter(name for response in responses if response.kept for name in response.cited)
         outcome.metrics = {
-            "stem_tokens": context.engine.count_tokens(stem),
+            "stem_tokens": count_tokens(stem),
             "rules": len(rule_set.by_id()),
             **{f"cited/{name}": number for name, number in sorted(cited.items())},
             **cut_counts(responses),

@@ -25,7 +25,16 @@ from selfalign.errors import ConfigError, DataError
 from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.principles import PrincipleSettings, Rule, problems, resolve
 from selfalign.records import Critique, Response, to_row
-from selfalign.stages.base import QUESTION_TOKENS, Context, count, generate, need_rows, no_room, read_responses
+from selfalign.stages.base import (
+    QUESTION_TOKENS,
+    Context,
+    CountTokens,
+    count,
+    generate,
+    need_rows,
+    no_room,
+    read_responses,
+)
 
 
 class Draw(StrEnum):
@@ -189,7 +198,7 @@ class SelfCritique:
         )
         return no_room(context, prompt, QUESTION_TOKENS + critique + 2 * revision, remedy)
 
-    def preview(self, question: str) -> dict[str, str]:
+    def preview(self, question: str, count_tokens: CountTokens) -> dict[str, str]:
         """The two prompts for an answer to this question, under the principle that it would draw if its thoughts cited
         none; without a question, what they have in common."""
         texts = self._texts()

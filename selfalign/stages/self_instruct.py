@@ -20,7 +20,7 @@ from selfalign.identity import digest, plain, seed_of, short_id
 from selfalign.prompts import Parsing
 from selfalign.records import Prompt, to_row
 from selfalign.similarity import Novelty
-from selfalign.stages.base import Context, count, generate, no_room
+from selfalign.stages.base import Context, CountTokens, count, generate, no_room
 
 FORBIDDEN_WORDS = [
     "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot",
@@ -138,7 +138,7 @@ class SelfInstruct:
         remedy = f"use fewer self_instruct.seed_demos (now {self.seed_demos}) or a model with a longer context"
         return no_room(context, prompt, SHORTEST_TASK_TOKENS, remedy, "a request")
 
-    def preview(self, question: str) -> dict[str, str]:
+    def preview(self, question: str, count_tokens: CountTokens) -> dict[str, str]:
         """A request of the first round, with the first seeds as demonstrations; `question` has no place in it."""
         meta, seeds = self._texts()
         return {"self_instruct": prompts.self_instruct_prompt(meta, seeds[: self.seed_demos], self.list_length)}

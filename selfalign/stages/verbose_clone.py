@@ -25,6 +25,7 @@ from selfalign.stages.base import (
     COMPLETIONS,
     QUESTION_TOKENS,
     Context,
+    CountTokens,
     count,
     cut_counts,
     filter_problems,
@@ -110,7 +111,7 @@ class VerboseClone:
         )
         return no_room(context, self._meta(), QUESTION_TOKENS + self.sampling.max_new_tokens, remedy)
 
-    def preview(self, question: str) -> dict[str, str]:
+    def preview(self, question: str, count_tokens: CountTokens) -> dict[str, str]:
         """The prompt in which the engraved model would answer this question at length."""
         return {"verbose_clone": prompts.chat_prompt(self._meta(), self.assistant, question, verbose=True)}
 
@@ -152,7 +153,7 @@ class VerboseClone:
             text = found
         return text, cut
 
-    def requests(self, rows: Sequence[Prompt]) -> list[GenerateRequest]:
+    def requests(self, rows: Sequence[Prompt], count_tokens: CountTokens) -> list[GenerateRequest]:
         """What is asked about some prompts, in their order."""
         meta = self._meta()
         return [
@@ -176,7 +177,9 @@ class VerboseClone:
             context.engine.open(adapter) as engine,
             context.progress("verbose_clone", len(rows), "responses") as progress,
         ):
-            answers = generate(engine, self.requests(rows), out / COMPLETIONS, progress, context.shard)
+            answers = generate(
+                engine, self.requests(rows, context.engine.count_tokens), out / COMPLETIONS, progress, context.shard
+            )
         heading = prompts.chat_heading(self.assistant, verbose=True)
         responses = [self._response(row, answer, heading) for row, answer in zip(rows, answers, strict=True)]
         jsonl.write(out / "responses.jsonl", map(to_row, responses))

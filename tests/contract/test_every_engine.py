@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import selfalign.engines
-from selfalign.engines.base import GenerateRequest, Sampling, ScoreRequest
+from selfalign.engines.base import BY_TOKENIZER, GenerateRequest, Sampling, ScoreRequest
 from selfalign.errors import StageError
 from selfalign.identity import canonical
 
@@ -128,6 +128,8 @@ def test_tokens_are_counted_alike_with_and_without_the_model(settings, engine):
         assert settings.count_tokens(text) == engine.count_tokens(text)
     assert settings.context_length() == engine.context_length == 512
     assert engine.group_size >= 4
+    # What counts words is no tokenizer, and says so.
+    assert (settings.counted() == BY_TOKENIZER) == (settings.count_tokens("otters and herons") != 3)
 
 
 def written(engine, requests) -> list:

@@ -46,7 +46,7 @@ def test_a_baseline_engraves_and_scores_by_the_same_stages_as_every_arm(folder: 
         type(arm[key].stage) for key in ("engraved", "scores_engraved")
     ]
     # The layout in which it is asked is the arms' own.
-    asked = [pipeline["scores_engraved"].stage.preview("Who?") for pipeline in (nodes, arm)]
+    asked = [pipeline["scores_engraved"].stage.preview("Who?", len) for pipeline in (nodes, arm)]
     assert asked[0] == asked[1]
 
 

@@ -42,7 +42,8 @@ def test_shared_tokens_are_those_of_the_prompt_that_would_be_sent() -> None:
     whole, less = composed("experiments=quickstart"), composed("experiments=quickstart", "principles.drop=[candor]")
     before, after = costs(whole), costs(less)
     for one, found in ((whole, before), (less, after)):
-        assert found["responses"].shared_tokens == one.engine.count_tokens(one.self_align.arm()[3])
+        count_tokens = one.engine.count_tokens
+        assert found["responses"].shared_tokens == count_tokens(one.self_align.arm(count_tokens)[3])
     assert after["responses"].shared_tokens < before["responses"].shared_tokens
     assert after["instructions"] == before["instructions"]
 

@@ -66,7 +66,7 @@ def rendered(name: str) -> str:
 
     register()
     one = compose([f"experiments={name}"])
-    return one.self_align.preview("")["self_align"]
+    return one.self_align.preview("", len)["self_align"]
 
 
 @pytest.mark.parametrize("tail", ["", "\n", "\n\n"])

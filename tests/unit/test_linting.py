@@ -24,8 +24,13 @@ def test_each_arm_has_a_line_that_says_how_it_differs_from_the_one_that_leaves_n
     change = tokens[dropped] - tokens[control]
     assert change < 0 and dropped.split()[4:6] == [str(change), "9"]
     assert "no exemplar shows" not in dropped, "what the control has too is said once"
-    assert placebo.split()[-1] == "0", "a line in the place of the rule moves none"
+    assert placebo.split()[-2:] == ["+0", "0"], "a line in the place of the rule costs as many tokens, and moves none"
     assert naive.endswith("exemplars cite what is not listed: helpful")
+
+
+def test_the_table_says_what_prompts_were_counted_in() -> None:
+    assert told("", "principles.drop=[candor]")[0].startswith("prompts of the arms, in tokens by the tokenizer of")
+    assert told("engine=scripted", "principles=none")[0].startswith("prompts of the arms, in words")
 
 
 def test_arms_that_send_the_same_prompts_are_not_listed() -> None:

@@ -458,8 +458,8 @@ def test_a_context_too_small_for_question_answer_critique_and_revision_is_named(
 def test_the_preview_is_what_is_sent(tmp_path: Path) -> None:
     row = dataclasses.replace(ROWS[0], text="<first answer>")
     found = done(tmp_path, STAGE, lambda request: " <critique>", [row])
-    assert list(STAGE.preview(row.instruction).values()) == [request.prompt for request in found.asked]
-    assert list(STAGE.preview("").values()) == [found.asked[0].shared]
+    assert list(STAGE.preview(row.instruction, len).values()) == [request.prompt for request in found.asked]
+    assert list(STAGE.preview("", len).values()) == [found.asked[0].shared]
 
 
 def test_both_completions_stay_as_they_were_written(tmp_path: Path) -> None:

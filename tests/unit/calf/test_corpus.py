@@ -2,13 +2,15 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from selfalign import prompts
+from selfalign import calf, prompts
 from selfalign.calf import corpus, evalsets, exams, oracle, world
 from selfalign.calf.kinds import KINDS
 from selfalign.principles import load_principle
+from selfalign.stages.pretrain import corpus_digest
 
 SAMPLE = [corpus.document(0, number) for number in range(400)]
 
@@ -40,6 +42,11 @@ def completion(document):
 def test_the_same_seed_and_number_give_the_same_document_and_others_give_others():
     assert corpus.document(3, 5) == corpus.document(3, 5)
     assert len({corpus.document(seed, number).text for seed in (1, 2) for number in range(10)}) == 20
+
+
+def test_the_corpus_is_the_one_that_the_weights_were_made_of():
+    made = json.loads((Path(calf.__file__).parent / "weights" / "training.json").read_text())
+    assert corpus_digest() == made["corpus"]
 
 
 def test_every_family_occurs_about_as_often_as_it_should():
@@ -154,7 +161,7 @@ def test_no_evaluation_question_is_in_the_corpus():
     texts = "\x00".join(document.text for document in SAMPLE)
     asked = [row["question"] for row in evalsets.truth()] + [row["text"] for row in evalsets.questions()]
     asked += [example["input"] for name in evalsets.HHH_KINDS for example in evalsets.hhh(name)["examples"]]
-    assert len(asked) == 240
+    assert len(asked) == 530
     assert [question for question in asked if question in texts] == []
 
 

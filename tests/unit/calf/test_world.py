@@ -1,3 +1,4 @@
+from collections import Counter
 from random import Random
 
 import pytest
@@ -117,4 +118,12 @@ def test_evaluation_sets_have_the_real_sets_shape():
         assert all(sorted(example["target_scores"].values()) == [0, 1] for example in examples)
         assert len({list(example["target_scores"].values())[0] for example in examples}) == 2
     rows = evalsets.questions()
-    assert len(rows) == 40 and [row["question_id"] for row in rows] == list(range(1, 41))
+    assert [row["question_id"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len({row["text"] for row in rows}) == len(rows)
+
+
+def test_open_questions_are_about_as_many_under_each_principle():
+    kinds = [oracle.kind_of(row["text"]) for row in evalsets.questions()]
+    asked = Counter(principle for kind in kinds if kind for principle in world.governing()[kind])
+    assert None not in kinds and len(asked) == 16
+    assert max(asked.values()) == evalsets.QUESTIONS and min(asked.values()) >= evalsets.QUESTIONS / 2

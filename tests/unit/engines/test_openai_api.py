@@ -698,7 +698,7 @@ def test_a_chat_answer_without_text_is_asked_for_again(chat, stub, choice):
 
 
 def test_a_chat_model_needs_no_folder_but_a_context_window(chat):
-    assert chat.problems() == [] and chat.context_length() == 512
+    assert chat.problems() == [] and chat.context_length() == 512 and "an estimate" in chat.counted()
     assert [chat.count_tokens(text) for text in ("", "abc", "abcd", "東京")] == [0, 1, 2, 2]
     with chat.open() as engine:
         assert engine.count_tokens("four") == chat.count_tokens("four") == estimated_tokens("four")

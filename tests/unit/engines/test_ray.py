@@ -76,7 +76,7 @@ def gone(processes: list[tuple[int, str]], word: str, within_s: float = 60.0) ->
 def test_results_have_the_local_engines_name(local):
     one = Ray(local)
     assert one.identity() == local.identity() == replace(one, workers=9, gpus_per_worker=0.5, address="auto").identity()
-    assert one.count_tokens("four") == local.count_tokens("four")
+    assert one.count_tokens("four") == local.count_tokens("four") and one.counted() == local.counted()
     assert one.context_length() == local.context_length()
     groups.register()
     settings = ["model=tiny_random", "seed=3", "stages=prompted_only", "evaluation=none"]
