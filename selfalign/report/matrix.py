@@ -111,7 +111,8 @@ def _cell(matrix: Matrix, arm: str, family: Family) -> tuple[Cell, str]:
         return Cell(ABSENT), "absent"
     value, p = one.difference.value, matrix.adjusted[arm, family.name]
     shade = min(SHADES, round(abs(value) * SHADES + 0.3))
-    css = f"num heat-{'down' if value < 0 else 'up'}-{shade}" if shade else "num"
+    css = f"num heat-{'down' if value < 0 else 'up'}-{shade}" if shade else "num absent"
+    text = number(value, signed=True, digits=2) if abs(value) >= 0.005 else "0"
     flips = f"; lost {len(one.flips.lost)}, gained {len(one.flips.gained)} of {one.items:,}" if one.flips else ""
     detail = f"{arm}, {column(family)}: p {p_text(one.test.p)}, over the table {p_text(p)}{flips}"
     return Cell(
