@@ -115,6 +115,4 @@ def _cell(matrix: Matrix, arm: str, family: Family) -> tuple[Cell, str]:
     text = number(value, signed=True, digits=2) if abs(value) >= 0.005 else "0"
     flips = f"; lost {len(one.flips.lost)}, gained {len(one.flips.gained)} of {one.items:,}" if one.flips else ""
     detail = f"{arm}, {column(family)}: p {p_text(one.test.p)}, over the table {p_text(p)}{flips}"
-    return Cell(
-        number(value, signed=True, digits=2) + ("*" if matrix.is_shown(arm, family) else ""), value, detail
-    ), css
+    return Cell(text + ("*" if matrix.is_shown(arm, family) else ""), value, detail), css
