@@ -58,6 +58,7 @@ def numbers(runs: Sequence[Run], *, command: str, cloned: Sequence[Sequence[Run]
         "inert": [rules[arm.label] for arm in inert],
         "seeds": len(comparison.control.runs),
         "models": {name: _model(found[name], rules) for name in (JUDGED, "prompted") if name in found},
+        "answers": _answers_without(comparison, rules, "responses"),
         "cloned": [_cloned(one) for one in cloned],
         "simulated": _simulated(comparison, found[JUDGED], [comparison.control, *inert]),
         "stages": _stages(runs),
@@ -183,22 +184,25 @@ def _cloned(runs: Sequence[Run]) -> dict[str, Any]:
             node.kept for run in comparison.control.runs.values() for node in run.nodes if node.name == "cloned"
         ],
         "own": {rule: model["cells"][rule][rule] for rule in rules.values() if rule in planted},
-        "long_answers": {
-            rules[arm.label]: _long_answers(arm, rules[arm.label])
-            for arm in comparison.arms
-            if rules[arm.label] in planted
-        },
+        "long_answers": _answers_without(comparison, rules, "verbose_responses"),
     }
 
 
-def _long_answers(arm: Arm, rule: str) -> dict[str, int]:
-    """Long answers to questions that a rule governs, in an arm without it: kept and dropped, and how many of each show it all the
-    same."""
-    found: dict[str, int] = {name: 0 for name in ("kept", "kept_shown", "dropped", "dropped_shown")}
+def _answers_without(comparison: Comparison, rules: Mapping[str, str], name: str) -> dict[str, dict[str, int]]:
+    """Planted rule -> the answers of a node in the arm without it."""
+    return {
+        rules[arm.label]: _answers(arm, rules[arm.label], name)
+        for arm in comparison.arms
+        if rules[arm.label] in _planted()
+    }
+
+
+def _answers(arm: Arm, rule: str, name: str) -> dict[str, int]:
+    """Answers of a node to questions that a rule governs, in an arm without it: kept and dropped, and how many of each show it
+    all the same."""
+    found: dict[str, int] = {key: 0 for key in ("kept", "kept_shown", "dropped", "dropped_shown")}
     for run in arm.runs.values():
-        for row in (
-            row for node in run.nodes if node.name == "verbose_responses" for row in node.rows("responses.jsonl")
-        ):
+        for row in (row for node in run.nodes if node.name == name for row in node.rows("responses.jsonl")):
             shown = oracle.marks(row["instruction"], row["text"] or row["raw"]).get(rule)
             if shown is not None:
                 key = "kept" if row["kept"] else "dropped"

@@ -123,16 +123,24 @@ def _own(numbers: Numbers, folder: str) -> str:
         "with it",
         "without",
         "difference, points (95 %)",
+        "by seed",
         "p",
-        "p over the table",
-        "p, new seeds too",
+        "Holm",
+        "over all",
     ]
+    head += ["new seeds too", "its training answers that show it"]
     rows = []
     for rule in numbers["planted"]:
-        cell = own(numbers, JUDGED, rule)
-        seeds = "–" if cell["p_seeds_holm"] is None else p_text(cell["p_seeds_holm"])
-        row = [rule_name(rule), str(cell["items"]), percent(cell["control"]), percent(cell["arm"]), _points(cell)]
-        rows.append([*row, p_text(cell["p"]), p_text(cell["p_holm"]), p_text(cell["p_table"]), seeds])
+        cell, answers = own(numbers, JUDGED, rule), numbers["answers"][rule]
+        row = [rule_name(rule), str(cell["items"]), percent(cell["control"]), percent(cell["arm"])]
+        row += [_points(cell), ", ".join(f"{100 * value:+.0f}".replace("-", "−") for value in cell["by_seed"])]
+        row += [p_text(cell[key]) for key in ("p", "p_holm", "p_table")]
+        row.append("–" if cell["p_seeds_holm"] is None else p_text(cell["p_seeds_holm"]))
+        rows.append([*row, _share(answers, "kept")])
+    unsure = [
+        rule_name(rule) for rule in numbers["planted"] if (own(numbers, JUDGED, rule)["p_seeds_holm"] or 0.0) >= ALPHA
+    ]
+    warned = f" Not shown for new seeds: {', '.join(unsure)}." if unsure else ""
     return f"""
 ## Each rule's own behaviour
 
@@ -140,8 +148,9 @@ def _own(numbers: Numbers, folder: str) -> str:
 
 Filled: found. Items are held-out questions that the rule governs; an item's outcomes are averaged over seeds, and the test
 flips the signs of items' differences, exactly. *Holm*: over the arms of the metric; *over all*: over every comparison of the
-model. *p, new seeds too* asks whether other seeds would show it as well (min F', Holm
-over the arms of the metric). An interval counts one item more on either side.
+model; *new seeds too*: whether other seeds would show it as well (min F', Holm over the arms of the metric).{warned} An interval
+counts one item more on either side. The last column is stage 2 of the arm without the rule: the answers it keeps, and trains on,
+to questions that the rule governs. Where some of them show it all the same, engraving makes all or nothing of it.
 
 {markdown_table(head, rows)}"""
 

@@ -52,6 +52,7 @@ def long_answers(folder: Path) -> None:
             for item, answer, kept in zip(items, answers, (True, False), strict=True)]  # fmt: skip
     place = folder / "stages" / "verbose_responses"
     place.mkdir()
+    jsonl.write(folder / "stages" / "responses" / "responses.jsonl", rows)
     jsonl.write(place / "responses.jsonl", rows)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["nodes"]["verbose_responses"] = manifest["nodes"]["responses"] | {
@@ -104,6 +105,7 @@ def test_long_answers_that_a_filter_kept_or_dropped_are_counted_by_what_they_sho
     assert cloned["min_characters"] == 210 and cloned["seeds"] == 1
     assert cloned["long_answers"]["ethical"] == {"kept": 1, "kept_shown": 1, "dropped": 1, "dropped_shown": 0}
     assert "| 1 of 1 | 0 of 1 |" in truth_page.page(numbers, "x")
+    assert numbers["answers"]["ethical"] == {"kept": 3, "kept_shown": 3, "dropped": 3, "dropped_shown": 0}
 
 
 def test_the_page_is_made_of_the_numbers_beside_it_alone(numbers: dict[str, Any], tmp_path: Path) -> None:
