@@ -232,7 +232,7 @@ def _versions(runs: Iterable[Run]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         for name, value in software(run):
-            if name not in ("overrides", "command"):
+            if name not in ("overrides", "command", "platform"):
                 found.setdefault(name, {})[value] = None
     return {name: " and ".join(values) for name, values in found.items()}
 

@@ -103,9 +103,9 @@ def _bars(numbers: Numbers) -> str:
 {markdown_table(["bar", "found", "met"], rows)}
 
 An effect counts as found where p is below {ALPHA:g} after Holm over the arms of its metric, as in the tables of a report.
-{len(strict)} of the {len(cells)} are also left after Holm over all {numbers["models"][JUDGED]["tests"]:,} comparisons of the
-model, every arm on every metric: that asks for more items than some rules have questions, since {least} items that all change
-give p = {2.0 ** (1 - least):.2g} at best."""
+{len(strict)} of the {len(cells)} are also left after Holm over all {numbers["models"][JUDGED]["tests"]:,} comparisons of the model,
+every arm on every metric. That asks for more items than some rules have questions: {least} items that all change give
+p = {2.0 ** (1 - least):.2g} at best."""
 
 
 def _met(is_met: bool) -> str:
@@ -140,7 +140,11 @@ def _own(numbers: Numbers, folder: str) -> str:
     unsure = [
         rule_name(rule) for rule in numbers["planted"] if (own(numbers, JUDGED, rule)["p_seeds_holm"] or 0.0) >= ALPHA
     ]
-    warned = f" Not shown for new seeds: {', '.join(unsure)}." if unsure else ""
+    warned = (
+        f"\n\nOf these seeds alone, and not of new ones, it can be said of {', '.join(unsure)}: seeds differ."
+        if unsure
+        else ""
+    )
     return f"""
 ## Each rule's own behaviour
 
@@ -148,9 +152,9 @@ def _own(numbers: Numbers, folder: str) -> str:
 
 Filled: found. Items are held-out questions that the rule governs; an item's outcomes are averaged over seeds, and the test
 flips the signs of items' differences, exactly. *Holm*: over the arms of the metric; *over all*: over every comparison of the
-model; *new seeds too*: whether other seeds would show it as well (min F', Holm over the arms of the metric).{warned} An interval
+model; *new seeds too*: whether other seeds would show it as well (min F', Holm over the arms of the metric). An interval
 counts one item more on either side. The last column is stage 2 of the arm without the rule: the answers it keeps, and trains on,
-to questions that the rule governs. Where some of them show it all the same, engraving makes all or nothing of it.
+to questions that the rule governs. Where some of them show it all the same, engraving makes all or nothing of it.{warned}
 
 {markdown_table(head, rows)}"""
 
