@@ -178,8 +178,10 @@ def run(
     left = list(planned)
     while left:
         # What another process is computing is left for later while there is anything else to do, so that processes
-        # that need the same results divide them among themselves.
-        if not any(_step(planned[name], results, artifacts, store, context, on_node, wait=False) for name in left):
+        # that need the same results divide them among themselves. Shards wait for one another in every stage: all of
+        # them have to go through the stages in one order.
+        wait = context.shard is not None
+        if not any(_step(planned[name], results, artifacts, store, context, on_node, wait=wait) for name in left):
             first = next(name for name in left if _is_ready(planned[name], results))
             _step(planned[first], results, artifacts, store, context, on_node, wait=True)
         left = [name for name in left if name not in results]

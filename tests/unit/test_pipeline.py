@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.errors import ConfigError
 from selfalign.pipeline import Node, NodeResult, as_nodes, plan, run
 from selfalign.principles import PrincipleSettings
+from selfalign.shards import Shard
 from selfalign.stages.base import Context
 from selfalign.stages.merge import Merge
 from selfalign.stages.self_align import SelfAlign
@@ -98,6 +102,35 @@ def test_what_another_process_is_computing_is_left_for_last(tmp_path: Path) -> N
         results = run(nodes, store, CONTEXT, on_node)
     assert ended == ["free", "taken", "behind"]
     assert list(results) == list(nodes) and {result.status for result in results.values()} == {"computed"}
+
+
+def test_a_shard_leaves_nothing_for_later_because_the_others_wait_for_it(tmp_path: Path) -> None:
+    nodes = {
+        "taken": SelfInstruct(target=8, requests_per_round=4),
+        "free": SelfInstruct(target=8, requests_per_round=4, seed=1),
+    }
+    store, ended = Store(tmp_path), list[str]()
+    lock = FileLock(tmp_path / ".locks" / f"{plan(nodes, store, CONTEXT)['taken'].artifact}.lock")
+    (tmp_path / ".locks").mkdir()
+    threads = [
+        threading.Thread(
+            target=lambda number=number: run(
+                nodes,
+                Store(tmp_path),
+                replace(CONTEXT, shard=Shard(number, 2)),
+                lambda name, result: ended.append(name) if result is None else None,
+            )
+        )
+        for number in (1, 2)
+    ]
+    with lock.acquire(timeout=0):
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        assert set(ended) == {"taken"}
+    for thread in threads:
+        thread.join()
+    assert ended == ["taken", "taken", "free", "free"]
 
 
 def test_planning_computes_nothing_and_names_what_running_publishes(tmp_path: Path) -> None:
