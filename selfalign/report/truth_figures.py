@@ -117,7 +117,7 @@ def power(numbers: Numbers) -> str:
 
 
 def _panel(curve: Mapping[str, Any], left: float, top: float, wide: float, high: float) -> list[str]:
-    longest, bottom = max(point["lost"] for point in curve["points"]), top + high
+    longest, bottom = max((point["lost"] for point in curve["points"]), default=1), top + high
     parts = []
     for value in (0, 0.25, 0.5, 0.75, 1):
         y = bottom - value * high

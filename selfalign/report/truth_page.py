@@ -89,7 +89,11 @@ def _bars(numbers: Numbers) -> str:
     found = f"{len(cells) - len(missed)} of {len(cells)}{more}"
     rows = [
         ["every planted effect is found, with the right sign", found, _met(not missed)],
-        ["no rule that asks for nothing has an effect", f"{len(wrong)} of {tests} comparisons", _met(not wrong)],
+        [
+            "no rule that asks for nothing has an effect",
+            f"{len(wrong)} of {tests} comparisons",
+            _met(not wrong) if tests else "–",
+        ],
     ]
     for name, null in numbers["simulated"]["null"].items():
         for key, what in (("any_in_table", "sweeps"), ("any_in_metric", "metrics")):
@@ -184,6 +188,8 @@ def _inert(numbers: Numbers) -> str:
         smallest, cell = min(cells.items(), key=lambda item: item[1]["p"])
         moved = f"{model['metrics'][smallest]}: {points(cell['difference'])}"
         rows.append([rule_name(rule), _points(cells[EVERY]), moved, p_text(cell["p"]), p_text(cell["p_table"])])
+    if not rows:
+        return ""
     head = ["rule left out", "all behaviours, points (95 %)", "metric with the smallest p", "its p", "over the table"]
     return f"## Rules that ask for nothing\n\n{markdown_table(head, rows)}"
 
