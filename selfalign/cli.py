@@ -201,7 +201,7 @@ WORDS = {
         "--answers",
         "--runs",
     ),  # fmt: skip
-    "calf": ("card", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model"),
+    "calf": ("card", "ablation", "--cloned", "--out", "--questions", "--seeds", "--work", "--skip-runs", "--model"),
 }
 """Command that takes no settings -> what may follow it."""
 
