@@ -30,6 +30,7 @@ selfalign: SELF-ALIGN as a controlled experiment
   selfalign judge RUN --rubric IDS      a judge holds its answers against principles, one by one
   selfalign data fetch|list             the real evaluation sets, by URL and checksum; offline: --from DIR
   selfalign calf card                   measure the embedded model and write its page, docs/calf.md
+  selfalign calf ablation SWEEP         hold a leave-one-out sweep on it against what was planted, docs/ablation_on_calf.md
   selfalign tasks                       the folder for lm_eval --include_path "$(selfalign tasks)"
 
 `selfalign COMMAND --help` explains a command; `selfalign run --help` lists groups and settings.
