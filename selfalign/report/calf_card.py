@@ -48,12 +48,17 @@ NODES = {
 
 def write(numbers: Numbers, out: Path) -> None:
     """Write the page `out`, and its figures and `numbers.json` into the folder of the page's name beside it."""
+    write_page(out, page(numbers, out.stem), figures(numbers), numbers)
+
+
+def write_page(out: Path, text: str, drawn: Mapping[str, str], numbers: Numbers) -> None:
+    """Write a page, and into the folder of its name beside it the figures by file name and the numbers that it is made of."""
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in figures(numbers).items():
-        (folder / name).write_text(text, encoding="utf-8")
+    for name, svg in drawn.items():
+        (folder / name).write_text(svg, encoding="utf-8")
     jsonl.write_json(folder / FILE, numbers)
-    out.write_text(page(numbers, folder.name), encoding="utf-8")
+    out.write_text(text, encoding="utf-8")
 
 
 def figures(numbers: Numbers) -> dict[str, str]:

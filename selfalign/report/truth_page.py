@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfalign import jsonl
 from selfalign.evaluation.scores import EVERY
 from selfalign.report import truth_figures
 from selfalign.report.ablation import ALPHA
 from selfalign.report.ablation_view import p_text
-from selfalign.report.calf_card import FILE, markdown_table
+from selfalign.report.calf_card import FILE, markdown_table, write_page
 from selfalign.report.calf_numbers import percent, points, rule_name
 from selfalign.report.html import seconds
 from selfalign.report.truth import JUDGED, Numbers, is_found, others, own
@@ -30,12 +29,7 @@ NODES = {
 
 def write(numbers: Numbers, out: Path) -> None:
     """Write the page `out`, and its figures and `numbers.json` into the folder of the page's name beside it."""
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in figures(numbers).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    jsonl.write_json(folder / FILE, numbers)
-    out.write_text(page(numbers, folder.name), encoding="utf-8")
+    write_page(out, page(numbers, out.stem), figures(numbers), numbers)
 
 
 def figures(numbers: Numbers) -> dict[str, str]:
