@@ -18,7 +18,7 @@ from selfalign.calf import oracle
 from selfalign.calf.world import governing
 from selfalign.errors import DataError
 from selfalign.evaluation.scores import ADHERENCE, EVERY, ORACLE
-from selfalign.report.ablation import ALPHA, Comparison, Contrast, compare
+from selfalign.report.ablation import ALPHA, Comparison, Contrast, Family, compare
 from selfalign.report.arms import Arm, dropped
 from selfalign.report.matrix import Matrix, column, matrices
 from selfalign.report.methods import software
@@ -92,15 +92,14 @@ def _model(matrix: Matrix, rules: Mapping[str, str]) -> dict[str, Any]:
     for family in matrix.families:
         for one in family.contrasts:
             cell = _cell(one) | {"p_table": matrix.adjusted[one.arm, family.name]}
-            cells[rules[one.arm]][_metric(matrix, family.name)] = cell
-    metrics = {_metric(matrix, one.name): column(one) for one in matrix.families}
+            cells[rules[one.arm]][_metric(family)] = cell
+    metrics = {_metric(one): column(one) for one in matrix.families}
     return {"tests": len(matrix.adjusted), "metrics": metrics, "cells": cells}
 
 
-def _metric(matrix: Matrix, name: str) -> str:
+def _metric(family: Family) -> str:
     """The name of a metric: the principle of an adherence, else task, protocol and metric."""
-    family = next(one for one in matrix.families if one.name == name)
-    return family.metric if family.protocol == ORACLE else name
+    return family.metric if family.protocol == ORACLE else family.name
 
 
 def _cell(one: Contrast) -> dict[str, Any]:
@@ -143,12 +142,13 @@ def _simulated(comparison: Comparison, matrix: Matrix, idle: Sequence[Arm]) -> d
     runs = [run for arm in idle for run in arm.runs.values()]
     arms, seeds, level = len(comparison.arms), len(comparison.control.runs), ALPHA / len(comparison.arms)
     random = np.random.default_rng(0)
-    metrics = [_item_rates(runs, (one.task, one.protocol, one.metric), matrix.subject) for one in matrix.families]
+    keys = [(one.task, one.protocol, one.metric) for one in matrix.families]
+    metrics = [_item_rates(runs, key, matrix.subject) for key in keys]
     null, curves = {}, {}
     for name in DIFFICULTIES:
         rates = metrics if name == OBSERVED else [random.random(one.size) for one in metrics]
         null[name] = asdict(stats.null_sweeps(rates, arms=arms, seeds=seeds, repeats=REPEATS))
-        for key in POWER_METRICS:
+        for key in (one for one in POWER_METRICS if one in keys):
             items = _item_rates(runs, key, matrix.subject)
             items = items if name == OBSERVED else random.random(items.size)
             lost = [count for count in LOST if count <= (items > 0.5).sum()]

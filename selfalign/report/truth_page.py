@@ -103,7 +103,10 @@ def _bars(numbers: Numbers) -> str:
 An effect counts as found where p is below {ALPHA:g} after Holm over the arms of its metric, as in the tables of a report.
 {len(strict)} of the {len(cells)} are also left after Holm over all {numbers["models"][JUDGED]["tests"]:,} comparisons of the model,
 every arm on every metric. That asks for more items than some rules have questions: {least} items that all change give
-p = {2.0 ** (1 - least):.2g} at best."""
+p = {2.0 ** (1 - least):.2g} at best.
+
+The model that is judged and the correction that decides were settled after the first seed had been looked at. That is why the
+stricter correction and what the other models show stand below too."""
 
 
 def _met(is_met: bool) -> str:
@@ -152,7 +155,7 @@ Filled: found. Items are held-out questions that the rule governs; an item's out
 flips the signs of items' differences, exactly. *Holm*: over the arms of the metric; *over all*: over every comparison of the
 model; *new seeds too*: whether other seeds would show it as well (min F', Holm over the arms of the metric). An interval
 counts one item more on either side. The last column is stage 2 of the arm without the rule: the answers it keeps, and trains on,
-to questions that the rule governs. Where some of them show it all the same, engraving makes all or nothing of it.{warned}
+to questions that the rule governs. Where a good part of them shows it all the same, the rule was not wholly left out.{warned}
 
 {markdown_table(head, rows)}"""
 
