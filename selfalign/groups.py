@@ -391,6 +391,8 @@ LAUNCHERS = {
 
 def _explain(override: Override, groups: Sequence[str], error: Exception) -> str:
     key, line = override.key_or_group, override.input_line
+    if override.is_sweep_override():
+        return f"{line}: expected one value for a single run, found several; `selfalign run -m` makes a sweep of them"
     if key == "hydra/launcher" and (package := LAUNCHERS.get(str(override.value()))):
         return (
             f"{line}: expected the plugin of Hydra that it is, found none that works; run `pip install {package}`, or leave the "

@@ -313,3 +313,10 @@ def test_every_experiment_and_sweep_composes_and_states_its_claim() -> None:
             assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
             seen += 1
     assert seen >= 3
+
+
+def test_several_values_for_a_single_run_are_told_how_to_be_a_sweep() -> None:
+    with pytest.raises(
+        ConfigError, match=r"seed=0,1: expected one value for a single run, found several; `selfalign run -m`"
+    ):
+        groups.compose(["seed=0,1"])
