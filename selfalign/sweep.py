@@ -1,4 +1,4 @@
-"""The life of a sweep: each job in a process of its own, what became of it, and what is left to do.
+"""The life of a sweep: its jobs, what became of each, and what is left to do. `drive.py` runs them.
 
 A sweep is a folder `<runs>/<name>-sweep-<hash>/` with `sweep.json`: the jobs, what they were told, what they may spend
 together, the files that their settings and texts came from. The runs lie beside it, in folders named by the content of
@@ -12,13 +12,8 @@ what became of it; `<run>.work` by the process that does the work, which goes on
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
-import pickle  # noqa: TID251 - a message from one process to the next, which no file ever holds
-import signal
-import subprocess
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +28,7 @@ from filelock import FileLock, Timeout
 from selfalign import arms, claims, jsonl, resources, runner
 from selfalign import experiment as experiments
 from selfalign.artifacts import MANIFEST, Store
-from selfalign.budget import BudgetSettings, Purse, SweepSpent, passed
-from selfalign.designs import failure_limit
+from selfalign.budget import BudgetSettings, Purse, passed
 from selfalign.errors import ConfigError, DataError, SelfAlignError, did_you_mean
 from selfalign.experiment import Experiment
 from selfalign.identity import differences, digest, file_digest, plain
@@ -42,12 +36,8 @@ from selfalign.pipeline import Memo, plan
 from selfalign.runner import SWEEP
 from selfalign.tracking import scrub_arguments
 
-FAULT = "fault.txt"
-"""File of a run folder that Python writes its stack to when a signal such as SIGSEGV ends the process."""
 LONGEST_REASON = 400
 """Characters of a reason that are shown; the whole stands in the run's error.txt."""
-GRACE_S = 5.0
-"""Seconds that a job has to stop by itself after Ctrl-C, which reaches the whole terminal, before it is sent to it again."""
 
 
 class State(StrEnum):
@@ -152,7 +142,7 @@ def begin(members: Sequence[Job], arguments: Sequence[str], config_dir: str = ""
     }
     with _lock(folder.parent, folder.name):
         jsonl.write_json(folder / SWEEP, content)
-    _write_states(folder, members)
+    write_states(folder, members)
     return folder
 
 
@@ -183,7 +173,7 @@ def bound(folder: Path, members: Sequence[Job], settings: BudgetSettings) -> Non
     """Give a sweep another budget; drivers that are at work keep theirs."""
     with _lock(folder.parent, folder.name):
         jsonl.write_json(folder / SWEEP, read(folder) | {"sweep_budget": plain(settings)})
-    _write_states(folder, members)
+    write_states(folder, members)
 
 
 def _files(members: Sequence[Job]) -> dict[str, str]:
@@ -208,7 +198,7 @@ def changed_files(content: Mapping[str, Any], members: Sequence[Job]) -> list[st
 
 def standing(job: Job) -> Standing:
     """What became of a job, by its run folder, its locks and the files as they are."""
-    manifest = _manifest(job)
+    manifest = manifest_of(job)
     stale = _stale(job, manifest) if manifest.get("status") == "done" else ""
     # Before the locks: another driver takes a finished job too, to see that it is. Who runs it anew says so in the manifest first.
     if manifest.get("status") == "done" and not stale:
@@ -226,7 +216,8 @@ def standing(job: Job) -> Standing:
             return Standing(State.pending)
 
 
-def _manifest(job: Job) -> dict[str, Any]:
+def manifest_of(job: Job) -> dict[str, Any]:
+    """The manifest of its run folder; empty where there is none that can be read."""
     try:
         return json.loads((job.folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -258,8 +249,9 @@ def _has_its_settings(job: Job) -> bool:
     return path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == runner.settings(job.experiment)
 
 
-def _is_finished(job: Job) -> bool:
-    manifest = _manifest(job)
+def is_finished(job: Job) -> bool:
+    """Whether its run is complete, with these settings and the files as they are."""
+    manifest = manifest_of(job)
     return manifest.get("status") == "done" and not _stale(job, manifest) and _has_its_settings(job)
 
 
@@ -285,7 +277,7 @@ def standings(content: Mapping[str, Any], members: Sequence[Job]) -> list[Standi
     return found
 
 
-def _write_states(folder: Path, members: Sequence[Job]) -> None:
+def write_states(folder: Path, members: Sequence[Job]) -> None:
     """Bring the states in `sweep.json` up to date, what was spent, and why no further job is begun."""
     with _lock(folder.parent, folder.name):
         content, purse = read(folder), purse_of(folder, members)
@@ -307,12 +299,13 @@ def _lock(runs: Path, name: str) -> FileLock:
     return FileLock(runs / ".locks" / f"{name}.lock")
 
 
-def _job_lock(job: Job, kind: str) -> FileLock:
+def job_lock(job: Job, kind: str) -> FileLock:
+    """One of its two locks: `job`, its driver's, or `work`, of the process that does the work."""
     return _lock(job.folder.parent, f"{job.id}.{kind}")
 
 
 def _is_held(job: Job, kind: str) -> bool:
-    lock = _job_lock(job, kind)
+    lock = job_lock(job, kind)
     try:
         with lock.acquire(timeout=0):
             return False
@@ -321,9 +314,9 @@ def _is_held(job: Job, kind: str) -> bool:
 
 
 @contextlib.contextmanager
-def _taken(job: Job, *, wait: bool) -> Iterator[bool]:
+def taken(job: Job, *, wait: bool) -> Iterator[bool]:
     """Take a job for this driver; gives False where another has it and `wait` is off."""
-    lock = _job_lock(job, "job")
+    lock = job_lock(job, "job")
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
@@ -335,143 +328,12 @@ def _taken(job: Job, *, wait: bool) -> Iterator[bool]:
         lock.release()
 
 
-# ------------------------------------------------------------------------------------------------------------ one job
-
-
-@dataclass(frozen=True)
-class Drive:
-    """One attempt at some jobs of a sweep; sent to every worker of a launcher."""
-
-    folder: Path
-    members: tuple[Job, ...]
-    """All jobs of the sweep."""
-    chosen: tuple[Job, ...]
-    """Those to be run."""
-    limit: int | None
-    """Failed jobs after which no further one is begun."""
-    purse: Purse
-    """What all jobs may spend together: once they have, no further one is begun, and those at work stop."""
-
-    def attempt(self, number: int, *, wait: bool = False) -> None:
-        """Run one of the chosen jobs in a process of its own, unless it is done, another driver has it, too many failed, or the
-        sweep has spent its budget.
-
-        Raises no error of the job's: what became of it stands in its run folder. `wait`: for another driver that has it.
-        """
-        job = self.chosen[number]
-        with _taken(job, wait=wait) as is_ours:
-            if not is_ours:
-                _say(f"{job.id}: another process runs it  ({job.label})")
-                return
-            if _is_finished(job):
-                _say(f"{job.id}: done already  ({job.label})")
-                return
-            if self.limit is not None and self._failed() >= self.limit:
-                _say(f"{job.id}: not begun, for {self._failed()} job(s) failed  ({job.label})")
-                return
-            if self.purse.excess():
-                _say(f"{job.id}: not begun, for the sweep has spent its budget  ({job.label})")
-                return
-            _say(f"[{number + 1}/{len(self.chosen)}] {job.label}")
-            try:
-                _in_a_process(job, self.purse)
-            except OSError as error:
-                # A full disk or a folder that may not be written: the system's own words name the file and the reason.
-                _say(f"selfalign: {error}; what is finished is kept: repair this and run the same command again")
-        _write_states(self.folder, self.members)
-
-    def _failed(self) -> int:
-        return sum(_manifest(job).get("status") == "failed" for job in self.chosen)
-
-    def finish(self) -> None:
-        """Wait for the jobs that another driver has, and take over those that it leaves behind."""
-        for number, job in enumerate(self.chosen):
-            is_full = self.limit is not None and self._failed() >= self.limit
-            if not (is_full or self.purse.excess()) and _manifest(job).get("status") not in ("done", "failed"):
-                self.attempt(number, wait=True)
-
-
-def drive(folder: Path, members: Sequence[Job], chosen: Sequence[Job], on_failure: str) -> Drive:
-    """Prepare an attempt at some jobs: those that failed before are as good as not begun.
-
-    Raises ConfigError for an `on_failure` that is none.
-    """
-    limit = failure_limit(on_failure)
-    for job in chosen:
-        with _taken(job, wait=False) as is_ours:
-            if is_ours and (manifest := _manifest(job)).get("status") == "failed":
-                jsonl.write_json(job.folder / MANIFEST, manifest | {"status": "interrupted"})
-    return Drive(folder, tuple(members), tuple(chosen), limit, purse_of(folder, members))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _in_a_process(job: Job, purse: Purse) -> None:
-    """Do a job in a process of its own, and see to it that its run folder says what became of it."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    # A program of its own, and no fork or pool: it must work in the workers of every launcher, whatever threads they have.
-    command = [sys.executable, "-m", "selfalign.sweep"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code says more
-            process.stdin.write(pickle.dumps((job, purse)))
-            process.stdin.close()
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            process.wait()
-            raise
-    if _manifest(job).get("status") not in ("done", "failed", "interrupted"):
-        _note_death(job, code)
-    (job.folder / FAULT).unlink(missing_ok=True)
-
-
-def _note_death(job: Job, code: int) -> None:
-    """Write down, in place of a process that could not, that and how it ended."""
-    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    why = f"its process ended by {how} before the run did"
-    fault = job.folder / FAULT
-    stack = fault.read_text(encoding="utf-8", errors="replace") if fault.is_file() else ""
-    runner.note_failure(job.experiment, job.overrides, why, stack)
-
-
-def _work() -> int:
-    """The process of a job, which it reads from standard input; returns the run's exit code. Every traceback is in the run
-    folder."""
-    job: Job
-    purse: Purse
-    job, purse = pickle.load(sys.stdin.buffer)
-    code = 1
-    with _job_lock(job, "work"), open(job.folder / FAULT, "w", encoding="utf-8") as fault:
-        # The driver that began this job may have been killed, and its process, which did not notice, have finished it.
-        if _is_finished(job):
-            return 0
-        faulthandler.enable(fault)
-        try:
-            code = runner.execute(job.experiment, arguments=job.overrides, purse=purse)
-        except SweepSpent:
-            _say(f"{job.id}: stopped, for the sweep has spent its budget  ({job.label})")
-            code = 130
-        except KeyboardInterrupt:
-            code = 130
-        except BaseException as error:
-            if not isinstance(error, OSError):
-                runner.note_failure(
-                    job.experiment, job.overrides, f"{type(error).__name__}: {error}", traceback.format_exc()
-                )
-            _say(f"selfalign: {error}" if isinstance(error, SelfAlignError) else traceback.format_exc())
-        finally:
-            faulthandler.disable()
-    return code
-
-
 # ------------------------------------------------------------------------------------------------------ what was done
+
+
+def say(text: str) -> None:
+    """Tell the user, beside what standard output is for."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def tell(folder: Path, members: Sequence[Job]) -> int:
@@ -480,24 +342,24 @@ def tell(folder: Path, members: Sequence[Job]) -> int:
 
     found = [standing(job) for job in members]
     for job, one in zip(members, found, strict=True):
-        _say(line(job.id, job.label, one))
+        say(line(job.id, job.label, one))
     done = [job.folder for job, one in zip(members, found, strict=True) if one.state is State.done]
     for told in dict.fromkeys(told for run in done for told in runner.parity_lines(run)):
-        _say(told)
+        say(told)
     if done:
         report.print_scores(done, nodes=False)
         report.write(done, folder / "report.html")
-        _say(f"report: {folder / 'report.html'}")
+        say(f"report: {folder / 'report.html'}")
     counts = Counter(one.state for one in found)
     purse = purse_of(folder, members)
-    _say(purse.told())
+    say(purse.told())
     if counts[State.done] < len(found):
         verb = "retry" if counts[State.failed] else "resume"
         more = ""
         if why := purse.excess():
-            _say(why)
+            say(why)
             more = f" sweep_budget.{passed(purse.settings, purse.spent())}=..."
-        _say(f"go on with: selfalign sweep {verb} {folder}{more}")
+        say(f"go on with: selfalign sweep {verb} {folder}{more}")
     return 0 if counts[State.done] == len(found) else 1
 
 
@@ -505,10 +367,3 @@ def line(name: str, label: str, one: Standing) -> str:
     """What became of a job: state, run and label, and below them the reason."""
     why = one.why.split("\n", 1)[0]
     return f"  {one.state.value:<8} {name}  {label}" + (f"\n  {'':<8} {why[:LONGEST_REASON]}" if why else "")
-
-
-if __name__ == "__main__":
-    from selfalign import sweep
-
-    # The module under its own name, which is where a job's class is looked for.
-    sys.exit(sweep._work())

@@ -19,7 +19,7 @@ from selfalign.errors import ConfigError, DataError, SelfAlignError
 from selfalign.runner import resolve_run
 
 if TYPE_CHECKING:
-    from selfalign.evaluation.judge import Card
+    from selfalign.evaluation.judge_card import Card
 
 TASK = "vicuna_questions"
 """The task whose answers are judged."""
@@ -74,6 +74,7 @@ def judge(arguments: list[str]) -> int:
 def _read(given: argparse.Namespace) -> int:
     """Print the card of a file of reviews."""
     from selfalign.evaluation import judge as judging
+    from selfalign.evaluation.judge_card import card
 
     questions = judging.read_questions(Path(given.questions)) if given.questions else []
     if given.answers and not questions:
@@ -82,13 +83,14 @@ def _read(given: argparse.Namespace) -> int:
         )
     answers = [judging.read_answers(Path(path), questions) for path in given.answers or ()]
     reviews = judging.read_reviews(Path(given.reviews), questions, answers)
-    _print(given.reviews, judging.card(reviews), given.price)
+    _print(given.reviews, card(reviews), given.price)
     return 0
 
 
 def _judge(given: argparse.Namespace) -> int:
     """Judge, note the result in the run's manifest, write its report anew, and print the card."""
     from selfalign.evaluation import judge as judging
+    from selfalign.evaluation.judge_card import card
     from selfalign.report import judged, load_run
     from selfalign.stages.judge import REVIEWS, Judge
 
@@ -110,7 +112,7 @@ def _judge(given: argparse.Namespace) -> int:
     node = f"judged_{subject}_{name}"
     result = asking.ask(folder, node, stage, settings, ours)
     reviews = judging.read_reviews(Path(result.path) / REVIEWS)
-    found = judging.card(reviews)
+    found = card(reviews)
     rows = judged.tables(found, reviews, stage.contests(), f"{result.artifact}/{REVIEWS}")
     asking.track(folder, node, result, stage, settings, judged.summary(found), rows)
     _print(f"{node} of {load_run(folder).run_id}", found, given.price)

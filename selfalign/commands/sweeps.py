@@ -15,6 +15,7 @@ from selfalign import sweep as sweeps
 from selfalign.budget import BudgetSettings
 from selfalign.commands import linting
 from selfalign.commands.arguments import add_overrides, new_parser
+from selfalign.drive import drive
 from selfalign.errors import ConfigError, SelfAlignError
 from selfalign.experiment import Experiment
 from selfalign.pipeline import Memo
@@ -50,11 +51,11 @@ def _go(folder: Path, overrides: Sequence[str], members: Sequence[Job], chosen: 
     from selfalign import groups
 
     if chosen:
-        drive = sweeps.drive(folder, members, chosen, on_failure)
+        attempt = drive(folder, members, chosen, on_failure)
         # No launcher is to queue jobs that would not begin.
-        if not drive.purse.excess():
-            groups.launch(overrides, [job.overrides for job in chosen], folder, drive.attempt)
-            drive.finish()
+        if not attempt.purse.excess():
+            groups.launch(overrides, [job.overrides for job in chosen], folder, attempt.attempt)
+            attempt.finish()
     return sweeps.tell(folder, members)
 
 

@@ -16,7 +16,7 @@ from selfalign.evaluation.protocols import EXAMS
 from selfalign.evaluation.scores import GENERATE, ORACLE, Key
 from selfalign.records import Score
 from selfalign.report import scores
-from selfalign.report.arms import Arm, arms
+from selfalign.report.arms import Arm, arms, leading_subject
 from selfalign.report.model import Run
 
 ALPHA = 0.05
@@ -98,6 +98,16 @@ class Comparison:
     families: tuple[Family, ...]
     notes: tuple[str, ...]
     """Runs that are in no arm, and why."""
+
+    @property
+    def leading(self) -> tuple[Family, ...]:
+        """Of each metric the family to read first: of the model of `arms.leading_subject`, else of the last that was compared."""
+        first = leading_subject([self.control, *self.arms])
+        found: dict[str, Family] = {}
+        for one in (one for one in self.families if one.contrasts):
+            if one.name not in found or found[one.name].subject != first:
+                found[one.name] = one
+        return tuple(found.values())
 
 
 def compare(runs: Sequence[Run], control: str = "") -> Comparison | None:

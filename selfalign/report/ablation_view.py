@@ -15,6 +15,7 @@ from markupsafe import Markup
 from selfalign import statistics as stats
 from selfalign.report import figures
 from selfalign.report.ablation import ALPHA, POWER, Comparison, Contrast, Family
+from selfalign.report.arms import leading_subject
 from selfalign.report.scores import ABSENT, number
 from selfalign.report.tax import Lengths, Tax
 
@@ -122,9 +123,9 @@ def _items(ids: Sequence[str] | None) -> Cell:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """One table a metric and model, with its forest plot; the last model of each metric is the one to read first."""
+    """One table a metric and model, with its forest plot; those to read first are open."""
     shown = [family for family in comparison.families if family.contrasts]
-    last = {family.name: family.subject for family in shown}
+    leading = comparison.leading
     return [
         Table(
             family.name,
@@ -136,7 +137,7 @@ def tables(comparison: Comparison) -> list[Table]:
                 x_label=f"difference in {family.metric} from the control, with its 95 % interval",
                 title=f"Effects on {family.name} of {family.subject}",
             ),
-            family.subject == last[family.name],
+            family in leading,
         )
         for family in shown
     ]
@@ -160,6 +161,18 @@ def method(comparison: Comparison) -> str:
         f"The control is {runs}. Every arm is paired with it by item and seed: {_spread([one.items for one in found])} items, "
         f"{_spread([one.seeds for one in found])} {'seed' if max(one.seeds for one in found) == 1 else 'seeds'}. "
         + _tests(found, max(len(family.contrasts) for family in comparison.families))
+        + _leading_told(comparison)
+    )
+
+
+def _leading_told(comparison: Comparison) -> str:
+    """Which models are shown first, and why."""
+    first = leading_subject([comparison.control, *comparison.arms])
+    if not first or all(one.subject != first for one in comparison.leading):
+        return ""
+    return (
+        f" The arms differ in principles or exemplars alone, and these shape what the {first} model is trained on: its tables are "
+        "shown first."
     )
 
 
@@ -199,33 +212,36 @@ def effects(comparison: Comparison) -> dict[str, Any]:
 
 
 def refusals(families: Sequence[Family]) -> list[str]:
-    """What was not compared and why, one sentence a metric, model and reason."""
-    found = []
+    """What was not compared and why, one sentence a model and reason. What all arms of a metric have to do with, such as an
+    invalid control, stands alone: an arm's own reasons beside it are in the exported table."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for family in families:
         reasons: dict[str, list[str]] = {}
+        parts = [one.reason.split("; ") for one in family.refusals]
+        common = [part for part in parts[0] if all(part in own for own in parts)] if parts else []
         for one in family.refusals:
-            reasons.setdefault(one.reason, []).append(one.arm)
+            reasons.setdefault("; ".join(common) or one.reason, []).append(one.arm)
         for reason, arms in reasons.items():
             is_all = len(arms) == len(family.refusals) + len(family.contrasts) > 1
-            found.append(f"{family.name}, {family.subject}, {'all arms' if is_all else ', '.join(arms)}: {reason}")
-    return found
+            found.setdefault((family.subject, "all arms" if is_all else ", ".join(arms), reason), []).append(
+                family.name
+            )
+    return [f"{', '.join(names)}, {subject}, {arms}: {reason}" for (subject, arms, reason), names in found.items()]
 
 
 def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the comparison of the last model of each metric, all as text."""
-    last = {family.name: family for family in comparison.families if family.contrasts}
-    every = [one for family in last.values() for one in family.contrasts]
+    """Headings and rows of the families to read first, all as text."""
     rows = []
-    for family in last.values():
+    for family in comparison.leading:
         for one in family.contrasts:
             texts = dict(zip(head(family.contrasts), (cell.text for cell in cells(one, family.contrasts)), strict=True))
             where = [family.task, family.protocol, family.metric, family.subject, one.arm]
-            rows.append(where + [texts.get(name, ABSENT) for name in _columns(last)])
-    return ["task", "protocol", "metric", "model", "arm", *_columns(last)] if every else [], rows
+            rows.append(where + [texts.get(name, ABSENT) for name in _columns(comparison.leading)])
+    return ["task", "protocol", "metric", "model", "arm", *_columns(comparison.leading)] if rows else [], rows
 
 
-def _columns(families: dict[str, Family]) -> list[str]:
-    return list(max((head(family.contrasts) for family in families.values()), key=len, default=()))
+def _columns(families: Sequence[Family]) -> list[str]:
+    return list(max((head(family.contrasts) for family in families), key=len, default=()))
 
 
 # ------------------------------------------------------------------------------------------------------- verbose tax

@@ -13,6 +13,8 @@ from selfalign.tracking.scrub import scrub
 
 PLACES = ("store", "runs", "tracking", "name", "plan", "arms")
 """Settings that say where a run is kept, how it is told and what else its sweep has, not what was done."""
+GROUPS = ("principles", "exemplars")
+"""Settings whose entries an ablation leaves out."""
 LONGEST_LABEL = 4
 """Settings that an arm's label names; an arm that differs in more is called by its run."""
 
@@ -127,6 +129,13 @@ def _label(control: Run, run: Run) -> str:
 
 def _shown(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def leading_subject(found: Sequence[Arm]) -> str:
+    """The model that a comparison of arms is read on first: where they differ in principles or exemplars alone, the engraved one,
+    which is trained on what those shape; empty for the last model of each metric."""
+    configs = [run.config for arm in found for run in arm.runs.values()]
+    return "engraved" if any(alike_but_for(configs, group) for group in GROUPS) else ""
 
 
 def alike_but_for(configs: Sequence[Mapping[str, Any]], group: str) -> bool:

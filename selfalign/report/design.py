@@ -20,11 +20,9 @@ from selfalign.designs import DesignSettings
 from selfalign.errors import ConfigError, DataError
 from selfalign.evaluation.scores import EVERY, GENERATE, ORACLE, Key
 from selfalign.report.ablation import ALPHA, REACH, compared_keys, values
-from selfalign.report.arms import Arm, alike_but_for, arms, dropped
+from selfalign.report.arms import GROUPS, Arm, alike_but_for, arms, dropped, leading_subject
 from selfalign.report.model import Run, sweep_of
 
-GROUPS = ("principles", "exemplars")
-"""Settings whose entries a design varies."""
 MAIN, PAIR, SHAPLEY = "main effects", "interactions of two", "Shapley values"
 
 
@@ -76,6 +74,8 @@ class Designed:
     analyses: tuple[Analysis, ...]
     refusals: tuple[str, ...]
     """What was not computed, and why."""
+    leading: str
+    """The model to read first (`arms.leading_subject`); empty for the last of each metric."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def designed(runs: Sequence[Run]) -> Designed | None:
     has_main = any(one.kind == MAIN for one in analyses)
     aliased = float(np.abs(stats.aliases(layout.levels)).max(initial=0.0)) if has_main else 0.0
     return Designed(layout.design, layout.group, layout.factors, len(found_arms), layout.missing, aliased, tuple(analyses),
-                    (*failed, *refusals))  # fmt: skip
+                    (*failed, *refusals), leading_subject(found_arms))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ layout

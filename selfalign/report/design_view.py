@@ -49,8 +49,13 @@ def view(found: Designed) -> DesignView:
             "factors stand in for one another, it is a mixture of both."
         )
     parts.append("p is corrected by Holm over the lines of a table." if set(kinds) & {MAIN, PAIR} else "")
-    last = {(one.kind, one.name): one.subject for one in found.analyses}
-    tables = [_table(one, is_open=one.subject == last[one.kind, one.name] and one.is_overall) for one in found.analyses]
+    first: dict[tuple[str, str], str] = {}
+    for one in found.analyses:
+        if first.get((one.kind, one.name)) != found.leading or not found.leading:
+            first[one.kind, one.name] = one.subject
+    tables = [
+        _table(one, is_open=one.subject == first[one.kind, one.name] and one.is_overall) for one in found.analyses
+    ]
     return DesignView(" ".join(part for part in parts if part), tables, list(found.refusals))
 
 

@@ -33,6 +33,7 @@ from selfalign.report import (
     matrix,
     samples,
     scores,
+    selection,
     tax,
     tradeoff_view,
     verdicts,
@@ -169,10 +170,12 @@ def _analyses(runs: Sequence[Run], control: str) -> dict[str, Any]:
 
 
 def _effects(comparison: ablation.Comparison) -> dict[str, Any]:
-    found = matrix.matrices(comparison)
+    found, selected = matrix.matrices(comparison), selection.selections(comparison)
     return ablation_view.effects(comparison) | {
         "matrices": matrix.views(found),
         "matrix_method": matrix.method(found) if found else "",
+        "selected": selection.sheet(selected),
+        "is_selected_by": any(one.is_shown for one in selected),
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfalign.evaluation.judge import Card, Contest, Review, Tally, card, review_of
+from selfalign.evaluation.judge import Contest, Review, review_of
+from selfalign.evaluation.judge_card import Card, Tally, card
 from selfalign.report.drawings import DataTable
 from selfalign.report.model import Run
 from selfalign.report.scores import ABSENT, number, with_error

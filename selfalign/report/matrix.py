@@ -31,6 +31,8 @@ class Matrix:
     """Rows."""
     adjusted: Mapping[tuple[str, str], float]
     """(arm, name of the family) -> p after Holm over all cells; a comparison that was not made has none."""
+    is_leading: bool
+    """Whether most of its columns are what their metrics are read on first."""
 
     def contrast(self, arm: str, family: Family) -> Contrast | None:
         """One cell; None where it was not compared."""
@@ -50,7 +52,8 @@ def matrices(comparison: Comparison) -> list[Matrix]:
     for subject in dict.fromkeys(one.subject for one in shares):
         families = tuple(one for one in shares if one.subject == subject)
         if len(arms) > 1 and len(families) > 1:
-            found.append(Matrix(subject, families, arms, _adjusted(families)))
+            is_leading = 2 * sum(one in comparison.leading for one in families) > len(families)
+            found.append(Matrix(subject, families, arms, _adjusted(families), is_leading))
     return found
 
 
@@ -86,13 +89,13 @@ def method(found: Sequence[Matrix]) -> str:
 
 
 def views(found: Sequence[Matrix]) -> list[MatrixView]:
-    """The tables as the page shows them; the last model's is open."""
+    """The tables as the page shows them; the one to read first is open."""
     return [
         MatrixView(
             one.subject,
             ("arm", *(column(family) for family in one.families)),
             tuple((arm, tuple(_cell(one, arm, family) for family in one.families)) for arm in one.arms),
-            one is found[-1],
+            one.is_leading,
         )
         for one in found
     ]

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from selfalign.evaluation.judge import Card, card, review_of
+from selfalign.evaluation.judge import review_of
+from selfalign.evaluation.judge_card import Card, card
 from selfalign.evaluation.scores import Key, mean
 from selfalign.report.ablation import values
 from selfalign.report.arms import Arm, arms

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from selfalign.report import ablation, ablation_view, gap, verdicts
+from selfalign.report import ablation, ablation_view, gap, selection, verdicts
 from selfalign.report.adherence import assessed
 from selfalign.report.judged import judged
 from selfalign.report.model import Run
@@ -24,7 +24,7 @@ CALF_NOTICE = (
     "Calf is a model organism: a small model in a world of its own, in which principles have effects by construction. "
     "Its scores show that method and instruments work; they say nothing about language models in use."
 )
-EFFECTS = "Effects of the arms on the last model that each metric has (the page shows all)"
+EFFECTS = "Effects of the arms, on the model that each metric is read on first (the page shows all)"
 NODE_COLUMNS = ("node", "stage", "status", "in", "kept", "dropped", "seconds", "why")
 
 
@@ -88,6 +88,7 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
         head, rows = ablation_view.grid(found)
         parts += [f"{EFFECTS}\n{_aligned(head, rows)}"] if rows else []
         parts += said(found)
+        parts += [sheet_text(sheet) for sheet in _selected(found)]
     parts += [sheet_text(sheet) for sheet in _claims(runs, found, control)]
     if any(run.uses_calf for run in runs):
         parts.append(CALF_NOTICE)
@@ -96,6 +97,12 @@ def plain_text(runs: Sequence[Run], *, nodes: bool = True, control: str = "") ->
 
 def _sheets(runs: Sequence[Run]) -> list[Sheet]:
     return [*protocols(runs), *gap.sheets(runs), *judged(runs), *assessed(runs), *published(runs)]
+
+
+def _selected(found: ablation.Comparison) -> list[Sheet]:
+    """The filters that depend on what the arms change; those that do not are on the page."""
+    one = selection.sheet(selection.selections(found), shown_only=True)
+    return [one] if one else []
 
 
 def _claims(runs: Sequence[Run], found: ablation.Comparison | None, control: str) -> list[Sheet]:
@@ -155,6 +162,9 @@ def print_runs(runs: Sequence[Run], stream: TextIO | None = None, *, nodes: bool
             console.print(_table(EFFECTS, head, rows, numeric_from=head.index(_NUMERIC_FROM)))
         for text in said(found):
             console.print(Text(text, style="dim"))
+        for sheet in _selected(found):
+            console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=2))
+            console.print(Text(sheet.about, style="dim"))
     for sheet in _claims(runs, found, control):
         from_, to = (verdicts.TOLD.index(name) for name in ("difference", "file"))
         console.print(_table(sheet.title, sheet.head, sheet.rows, numeric_from=from_, numeric_to=to))

@@ -101,11 +101,9 @@ def _is_overall(key: Key) -> bool:
 
 
 def _of_arms(comparison: Comparison | None, key: Key) -> list[tuple[str, tuple[Contrast, ...]]]:
-    """The contrasts of the last model that a metric has."""
-    if comparison is None:
-        return []
-    fitting = [one for one in comparison.families if (one.task, one.protocol, one.metric) == key and one.contrasts]
-    return [(one.subject, one.contrasts) for one in fitting[-1:]]
+    """The contrasts of the model that a metric is read on first."""
+    leading = comparison.leading if comparison else ()
+    return [(one.subject, one.contrasts) for one in leading if (one.task, one.protocol, one.metric) == key]
 
 
 def _turned(one: Contrast, is_turned: bool) -> Contrast:

@@ -16,6 +16,7 @@ from selfalign.artifacts import Artifact, Outcome
 from selfalign.engines.base import Completion, GenerateRequest, Sampling
 from selfalign.errors import ConfigError, DataError
 from selfalign.evaluation import judge
+from selfalign.evaluation.judge_card import card
 from selfalign.identity import digest, file_digest, plain, seed_of, short_id
 from selfalign.stages.base import COMPLETIONS, Context, generate, no_room
 
@@ -121,22 +122,22 @@ class Judge:
             for (number, swapped), completion in zip(asked, said, strict=True)
         ]
         jsonl.write(out / REVIEWS, map(asdict, reviews))
-        card = judge.card(reviews)
-        dropped = {judge.NO_MARKS: card.unread} if card.unread else {}
+        found = card(reviews)
+        dropped = {judge.NO_MARKS: found.unread} if found.unread else {}
         metrics: dict[str, float | int | str | None] = {
             # Of a judge that is refused, nothing is counted as won.
-            "wins": None if card.reason else card.whole.wins,
-            "ties": None if card.reason else card.whole.ties,
-            "losses": None if card.reason else card.whole.losses,
-            "win_rate": card.win_rate,
-            "flip_rate": card.flip_rate,
-            "longer_wins": card.longer_wins,
-            "tie_rate": card.tie_rate,
-            "prompt_tokens": card.prompt_tokens,
-            "new_tokens": card.new_tokens,
-            "invalid": card.reason,
+            "wins": None if found.reason else found.whole.wins,
+            "ties": None if found.reason else found.whole.ties,
+            "losses": None if found.reason else found.whole.losses,
+            "win_rate": found.win_rate,
+            "flip_rate": found.flip_rate,
+            "longer_wins": found.longer_wins,
+            "tie_rate": found.tie_rate,
+            "prompt_tokens": found.prompt_tokens,
+            "new_tokens": found.new_tokens,
+            "invalid": found.reason,
         }
-        return Outcome(rows_in=card.reviews, kept=card.reviews - card.unread, dropped=dropped, metrics=metrics)
+        return Outcome(rows_in=found.reviews, kept=found.reviews - found.unread, dropped=dropped, metrics=metrics)
 
 
 def _review(contest: judge.Contest, swapped: bool, said: Completion, reviewer: str) -> judge.Review:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from selfalign import drive as driving
 from selfalign import groups, sweep
 from selfalign.budget import tokens_of
 from selfalign.commands import sweeps as commands
@@ -70,7 +71,7 @@ def members(acts: dict[int, str] | None = None, more: tuple[str, ...] = ()) -> l
 
 def drive(jobs: list[Job], chosen: list[Job] | None = None, on_failure: str = "continue") -> Path:
     folder = sweep.begin(jobs, ["-m"])
-    attempt = sweep.drive(folder, jobs, jobs if chosen is None else chosen, on_failure)
+    attempt = driving.drive(folder, jobs, jobs if chosen is None else chosen, on_failure)
     for number in range(len(attempt.chosen)):
         attempt.attempt(number)
     attempt.finish()
@@ -113,7 +114,7 @@ def test_a_job_that_exits_raises_or_dies_by_a_signal_stops_no_other_and_says_why
     assert [(entry["state"], entry["why"]) for entry in written] == [
         (s, w) for s, w in zip(states(jobs), why, strict=True)
     ]
-    assert not list(Path("runs").glob(f"*/{sweep.FAULT}"))
+    assert not list(Path("runs").glob(f"*/{driving.FAULT}"))
     assert sweep.tell(folder, jobs) == 1 and f"selfalign sweep retry {folder}" in capfd.readouterr().err
     assert resolve_runs(str(folder)) == [jobs[4].folder]
 
@@ -196,7 +197,7 @@ def test_a_larger_budget_goes_on_with_what_is_left_and_what_jobs_share_is_paid_o
 def test_a_driver_that_a_launcher_sends_elsewhere_stops_at_the_budget_too() -> None:
     jobs = members(more=("sweep_budget.tokens=1",))
     folder = sweep.begin(jobs, [])
-    sent = pickle.loads(pickle.dumps(sweep.drive(folder, jobs, jobs, "continue")))
+    sent = pickle.loads(pickle.dumps(driving.drive(folder, jobs, jobs, "continue")))
     for number in (0, 1):
         sent.attempt(number)
     assert states(jobs) == ["done"] + ["pending"] * 4 and opened() == 1
@@ -248,9 +249,9 @@ def test_two_drivers_at_once_run_each_job_once() -> None:
 def test_a_job_whose_process_outlived_its_driver_is_running_and_is_not_run_twice() -> None:
     jobs = members()
     folder = sweep.begin(jobs, [])
-    with sweep._job_lock(jobs[0], "work"):
+    with sweep.job_lock(jobs[0], "work"):
         assert sweep.standing(jobs[0]).state is State.running
-        late = threading.Thread(target=sweep.drive(folder, jobs, jobs[:1], "continue").attempt, args=(0,))
+        late = threading.Thread(target=driving.drive(folder, jobs, jobs[:1], "continue").attempt, args=(0,))
         late.start()
         late.join(0.5)
         assert late.is_alive() and opened() == 0
@@ -261,7 +262,7 @@ def test_a_job_whose_process_outlived_its_driver_is_running_and_is_not_run_twice
 def test_a_finished_job_that_another_driver_looks_at_is_done() -> None:
     jobs = members()
     drive(jobs, jobs[:1])
-    with sweep._job_lock(jobs[0], "job"), sweep._job_lock(jobs[1], "job"):
+    with sweep.job_lock(jobs[0], "job"), sweep.job_lock(jobs[1], "job"):
         assert states(jobs)[:2] == ["done", "running"]
 
 

@@ -11,7 +11,6 @@ from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.errors import ConfigError, DataError
 from selfalign.evaluation.judge import (
     Review,
-    card,
     contests,
     fill_prompt,
     marks,
@@ -20,6 +19,7 @@ from selfalign.evaluation.judge import (
     read_reviews,
     review_of,
 )
+from selfalign.evaluation.judge_card import card
 from selfalign.statistics import length_controlled
 
 CATEGORIES = ("generic", "coding", "math")

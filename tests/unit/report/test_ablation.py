@@ -20,7 +20,7 @@ from selfalign.errors import DataError
 from selfalign.evaluation.scores import item_values, scores_of
 from selfalign.report import load_run, load_runs, print_scores
 from selfalign.report.ablation import Contrast, Family, compare
-from selfalign.report.ablation_view import grid, method, refusals
+from selfalign.report.ablation_view import grid, method, refusals, tables
 from selfalign.report.arms import Arm
 from selfalign.report.export import effects_csv
 from selfalign.report.figures import Effect, forest
@@ -252,6 +252,18 @@ def test_an_invalid_control_leaves_nothing_to_compare_with(sweep: list[Run], tmp
     assert found.contrasts == () and all("all-0, cloned: invalid: NaN" in one.reason for one in found.refusals)
 
 
+def test_what_all_arms_are_refused_for_is_said_once(sweep: list[Run], tmp_path: Path):
+    for name in ("all-0", "candor-0"):
+        path = tmp_path / name / "scores.jsonl"
+        jsonl.write(path, [row | {"valid": False, "value": None, "reason": "NaN"} for row in jsonl.read(path)])
+    found = compare(reload(sweep))
+    assert found is not None
+    told = [one for one in refusals(found.families) if "cloned" in one]
+    assert told == [
+        "calf_truth · mc1 · accuracy, calf_questions · generate · mean_words, cloned, all arms: all-0, cloned: invalid: NaN"
+    ]
+
+
 def test_items_that_are_not_stored_or_not_those_that_were_scored_are_refused(sweep: list[Run], tmp_path: Path):
     (tmp_path / "candor-0" / "stages" / "scores_cloned" / "items.jsonl").unlink()
     path = tmp_path / "ethical-0" / "stages" / "scores_cloned" / "items.jsonl"
@@ -429,10 +441,25 @@ def test_the_terminal_names_arms_numbers_and_reasons_in_plain_lines(
     shown = capsys.readouterr().out
     assert shown == plain_text(sweep) and "Effects of the arms" in shown
     head, rows = grid(compare(sweep))  # type: ignore[arg-type]
-    assert {row[head.index("model")] for row in rows} == {"cloned"}, "the last model of each metric"
+    assert {row[head.index("model")] for row in rows} == {"engraved"}, "what principles shape is read first"
     line = next(line for line in shown.splitlines() if "without candor" in line and "mc1" in line)
-    assert "−0.250" in line and "to" in line
+    assert "0.688    0.688  +0.000" in line and "−0.037 to +0.037" in line
     assert "not compared: calf_truth · mc1 · accuracy, base, all arms" in shown and "\x1b" not in shown
+
+
+def test_an_ablation_is_read_on_the_engraved_model_first_and_other_sweeps_on_the_last(sweep: list[Run]):
+    found = compare(sweep)
+    assert found is not None and {one.subject for one in found.leading} == {"engraved"}
+    assert {one.name for one in found.leading} == {one.name for one in found.families if one.contrasts}
+    assert "its tables are shown first" in method(found)
+    assert {table.subject for table in tables(found) if table.is_open} == {"engraved"}
+    for run in sweep:
+        if run.run_id.startswith("candor"):
+            run.config["verbose_clone"] = {"min_characters": 1}
+    other = compare(sweep)
+    assert other is not None and {one.subject for one in other.leading} == {"cloned"}
+    assert "shown first" not in method(other)
+    assert {table.subject for table in tables(other) if table.is_open} == {"cloned"}
 
 
 def test_the_control_can_be_told_everywhere(sweep: list[Run]):

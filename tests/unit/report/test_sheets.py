@@ -10,7 +10,8 @@ import pytest
 from selfalign import jsonl
 from selfalign.errors import DataError
 from selfalign.evaluation.catalogue import catalogue
-from selfalign.evaluation.judge import Review, card, review_of
+from selfalign.evaluation.judge import Review, review_of
+from selfalign.evaluation.judge_card import card
 from selfalign.evaluation.protocols import EXAMS
 from selfalign.evaluation.reference import REPORTED, tables
 from selfalign.report import load_run

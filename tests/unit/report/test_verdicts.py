@@ -91,7 +91,7 @@ def test_a_score_that_is_not_there_is_not_tested_and_says_why(tmp_path: Path):
 
 def test_arms_are_held_against_the_control_in_the_direction_that_was_claimed(tmp_path: Path):
     text = HEADER.replace("engraved > base on calf_truth/mc1", "control > arm on calf_truth")
-    folders = [claiming(tmp_path / name, text, wrong={"engraved": 0, "cloned": wrong}, drop=drop)
+    folders = [claiming(tmp_path / name, text, wrong={"engraved": wrong, "cloned": 0}, drop=drop)
                for name, wrong, drop in (("all", 2, []), ("candor", 20, ["candor"]))]  # fmt: skip
     found = judged(*folders)["control > arm"]
     assert (found.verdict, found.arm) == (SUPPORTED, "without candor")
@@ -136,7 +136,7 @@ def sweep_of_arms(folder: Path, wrong: list[int]) -> list[Path]:
     """A control with 4 of 40 items wrong, and an arm for each number of wrong ones."""
     text = HEADER.replace("engraved > base on calf_truth/mc1", "control > arm on calf_truth")
     counts = [4, *wrong]
-    return [claiming(folder / f"run-{at:02}", text, wrong={"engraved": 4, "cloned": count}, drop=[f"rule_{at:02}"] * (at > 0))
+    return [claiming(folder / f"run-{at:02}", text, wrong={"engraved": count, "cloned": 4}, drop=[f"rule_{at:02}"] * (at > 0))
             for at, count in enumerate(counts)]  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_the_terminal_says_of_each_test_what_the_page_says(tmp_path: Path):
 def test_arms_of_which_the_same_is_to_be_said_are_one_line(tmp_path: Path):
     folders = sweep_of_arms(tmp_path, [4 + number % 3 for number in range(20)])
     (together,) = [row for row in terminal(folders) if row[0] == "control > arm"]
-    assert together[1:5] == [UNDECIDED, "calf_truth · mc1 · accuracy, cloned", "all 20 arms", "+0.000 to +0.050"]
+    assert together[1:5] == [UNDECIDED, "calf_truth · mc1 · accuracy, engraved", "all 20 arms", "+0.000 to +0.050"]
     assert len([row for row in of_the_page(folders) if row[0] == "control > arm"]) == 20
 
 
