@@ -83,9 +83,14 @@ class Family:
     refusals: tuple[Refusal, ...]
 
     @property
+    def key(self) -> Key:
+        """Task, protocol and metric."""
+        return self.task, self.protocol, self.metric
+
+    @property
     def name(self) -> str:
         """`calf_truth · mc1 · accuracy`."""
-        return " · ".join((self.task, self.protocol, self.metric))
+        return " · ".join(self.key)
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,17 @@ def arms(runs: Sequence[Run], control: str = "") -> tuple[list[Arm], list[str]]:
     first. The others stand in the order of the principles that they leave out, then of the runs.
     """
     grouped: dict[str, dict[str, Run]] = {}
+    settings: dict[str, Any] = {}
     notes = []
     for run in runs:
         if not run.config:
             notes.append(f"{run.run_id} is in no comparison: its settings (config.yaml) are missing")
             continue
         seeds = _text(dict(_seeds(run.config)))
-        members = grouped.setdefault(_text(_settings(run)), {})
+        own = _settings(run)
+        key = _text(own)
+        settings[key] = own
+        members = grouped.setdefault(key, {})
         if seeds in members:
             same = members[seeds].run_id
             notes.append(
@@ -51,6 +55,7 @@ def arms(runs: Sequence[Run], control: str = "") -> tuple[list[Arm], list[str]]:
         else:
             members[seeds] = run
     found = list(grouped.values())
+    settings_of = {id(members): settings[key] for key, members in grouped.items()}
     if not found:
         return [], notes
     told = [members for members in found if control and any(run.run_id == control for run in members.values())]
@@ -59,7 +64,7 @@ def arms(runs: Sequence[Run], control: str = "") -> tuple[list[Arm], list[str]]:
     names: list[str] = []
     others = sorted((members for members in found if members is not first), key=lambda one: _rank(_first(one).config))
     for members in others:
-        label = _label(_first(first), _first(members))
+        label = _label(settings_of[id(first)], settings_of[id(members)], _first(members))
         names.append(label if label not in names else f"{label} ({_first(members).run_id})")
     return [Arm("control", first), *(Arm(name, one) for name, one in zip(names, others, strict=True))], notes
 
@@ -110,20 +115,20 @@ def _rank(config: Mapping[str, Any]) -> list[int]:
     return [ids.index(name) if name in ids else len(ids) for name in dropped(config)]
 
 
-def _label(control: Run, run: Run) -> str:
-    """What sets an arm apart: dropped principles by name, other settings as overrides."""
-    changed = differences(_settings(control), _settings(run))
+def _label(control: Any, own: Any, run: Run) -> str:
+    """What sets an arm apart, from the settings of both without their seeds: dropped principles by name, others as overrides."""
+    changed = differences(control, own)
     # A setting that many stages share stands once at the top, and again in each of them.
-    own = [
+    shown = [
         (key, new)
         for key, old, new in changed
         if not any(key.endswith(f".{short}") and (old, new) == (was, now) for short, was, now in changed)
     ]
-    if not own or len(own) > LONGEST_LABEL:
+    if not shown or len(shown) > LONGEST_LABEL:
         return run.run_id
     return ", ".join(
         f"without {', '.join(map(str, new))}" if key == "principles.drop" and new else f"{key}={_shown(new)}"
-        for key, new in own
+        for key, new in shown
     )
 
 

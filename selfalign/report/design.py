@@ -8,7 +8,7 @@ the settings in its `sweep.json`. Outcomes are averaged over the seeds that all 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -36,6 +36,10 @@ class Line:
     """Two-sided; None for a Shapley value, whose interval speaks of the permutations that were drawn."""
     adjusted: float | None = None
     """p after Holm over the lines of the table."""
+    p_of_runs: float | None = None
+    """Over items and runs: whether the same settings would show it again, trained anew. None where no run is left over to tell."""
+    adjusted_of_runs: float | None = None
+    """The same after Holm over the lines of the table."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,24 @@ class Analysis:
 
     kind: str
     """MAIN, PAIR or SHAPLEY."""
-    name: str
-    """`calf_truth · mc1 · accuracy`."""
-    metric: str
-    is_overall: bool
-    """False for what single principles of many do: their adherence."""
+    key: Key
     subject: str
     lines: tuple[Line, ...]
     items: int
     seeds: int
     total: float | None = None
     """Of Shapley values: the score with all factors minus the score with none, which they add up to."""
+
+    @property
+    def name(self) -> str:
+        """`calf_truth · mc1 · accuracy`."""
+        return " · ".join(self.key)
+
+    @property
+    def is_overall(self) -> bool:
+        """False for what single principles of many do: their adherence."""
+        _, protocol, metric = self.key
+        return protocol != ORACLE or metric == EVERY
 
 
 @dataclass(frozen=True)
@@ -118,20 +129,7 @@ def designed(runs: Sequence[Run]) -> Designed | None:
                 continue
             if lines:
                 seeds = len(_seeds(found_arms))
-                name = " · ".join(key)
-                analyses.append(
-                    Analysis(
-                        kind,
-                        name,
-                        key[2],
-                        key[1] != ORACLE or key[2] == EVERY,
-                        subject,
-                        _adjusted(lines),
-                        outcomes.shape[1],
-                        seeds,
-                        total,
-                    )
-                )
+                analyses.append(Analysis(kind, key, subject, _adjusted(lines), outcomes.shape[1], seeds, total))
     if not analyses and not failed:
         return None
     has_main = any(one.kind == MAIN for one in analyses)
@@ -217,8 +215,8 @@ def _main(layout: _Layout, outcomes: np.ndarray, reach: float) -> Found:
     """Main effects of the factors: of designs whose arms leave out several at a time."""
     if layout.design not in ("", "plackett_burman", "random_subsets") or all(len(gone) < 2 for gone in layout.by_set):
         return [], None
-    found = stats.effects(layout.levels, outcomes, confidence=1 - ALPHA)
-    return [Line((layout.factors[one.factors[0]],), one.effect, one.p) for one in found], None
+    found = stats.effects(layout.levels, outcomes, reach=reach, confidence=1 - ALPHA)
+    return [Line((layout.factors[one.factors[0]],), one.effect, one.p, p_of_runs=one.p_of_runs) for one in found], None
 
 
 def _pairs(layout: _Layout, outcomes: np.ndarray, reach: float) -> Found:
@@ -255,8 +253,14 @@ def _shapley(layout: _Layout, outcomes: np.ndarray, reach: float) -> Found:
 
 
 def _adjusted(lines: Sequence[Line]) -> tuple[Line, ...]:
-    p_values = [line.p for line in lines if line.p is not None]
-    if len(p_values) < len(lines):
-        return tuple(lines)
-    return tuple(Line(line.factors, line.estimate, line.p, float(p)) for line, p in
-                 zip(lines, stats.holm(p_values), strict=True))  # fmt: skip
+    over_items, over_both = holm([line.p for line in lines]), holm([line.p_of_runs for line in lines])
+    return tuple(
+        replace(line, adjusted=one, adjusted_of_runs=other)
+        for line, one, other in zip(lines, over_items, over_both, strict=True)
+    )
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values after Holm; none of them where one is missing, for a line that has none belongs to a table without tests."""
+    found = [p for p in p_values if p is not None]
+    return list(map(float, stats.holm(found))) if len(found) == len(p_values) else [None] * len(p_values)

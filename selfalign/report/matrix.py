@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from selfalign import statistics as stats
 from selfalign.evaluation.protocols import EXAMS
-from selfalign.evaluation.scores import EVERY, ORACLE
+from selfalign.evaluation.scores import EVERY, ORACLE, Key
 from selfalign.report.ablation import ALPHA, Comparison, Contrast, Family
 from selfalign.report.ablation_view import Cell, p_text
 from selfalign.report.scores import ABSENT, number
@@ -48,7 +48,7 @@ def matrices(comparison: Comparison) -> list[Matrix]:
     one metric."""
     found = []
     arms = tuple(arm.label for arm in comparison.arms)
-    shares = [one for one in comparison.families if one.contrasts and (one.protocol in EXAMS or one.protocol == ORACLE)]
+    shares = [one for one in comparison.families if one.contrasts and is_share(one.key)]
     for subject in dict.fromkeys(one.subject for one in shares):
         families = tuple(one for one in shares if one.subject == subject)
         if len(arms) > 1 and len(families) > 1:
@@ -70,10 +70,11 @@ def _adjusted(families: Sequence[Family]) -> dict[tuple[str, str], float]:
 class MatrixView:
     """A table of cells with their shades."""
 
+    title: str
     subject: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, tuple[tuple[Cell, str], ...]], ...]
-    """Arm -> cells with their CSS classes."""
+    """Arm, or factor -> cells with their CSS classes."""
     is_open: bool
 
 
@@ -92,8 +93,9 @@ def views(found: Sequence[Matrix]) -> list[MatrixView]:
     """The tables as the page shows them; the one to read first is open."""
     return [
         MatrixView(
+            "All metrics",
             one.subject,
-            ("arm", *(column(family) for family in one.families)),
+            ("arm", *(column(family.key) for family in one.families)),
             tuple((arm, tuple(_cell(one, arm, family) for family in one.families)) for arm in one.arms),
             one.is_leading,
         )
@@ -101,21 +103,32 @@ def views(found: Sequence[Matrix]) -> list[MatrixView]:
     ]
 
 
-def column(family: Family) -> str:
+def column(key: Key) -> str:
     """The short name of a metric: the principle of an adherence, else the task and its protocol."""
-    if family.protocol == ORACLE:
-        return f"{family.task}, all" if family.metric == EVERY else family.metric.replace("_", " ")
-    return f"{family.task} {family.protocol}"
+    task, protocol, metric = key
+    if protocol == ORACLE:
+        return f"{task}, all" if metric == EVERY else metric.replace("_", " ")
+    return f"{task} {protocol}"
+
+
+def is_share(key: Key) -> bool:
+    """Whether a metric is a share of items, so that its differences can stand beside those of others."""
+    return key[1] in EXAMS or key[1] == ORACLE
 
 
 def _cell(matrix: Matrix, arm: str, family: Family) -> tuple[Cell, str]:
     one = matrix.contrast(arm, family)
     if one is None:
         return Cell(ABSENT), "absent"
-    value, p = one.difference.value, matrix.adjusted[arm, family.name]
+    p = matrix.adjusted[arm, family.name]
+    flips = f"; lost {len(one.flips.lost)}, gained {len(one.flips.gained)} of {one.items:,}" if one.flips else ""
+    detail = f"{arm}, {column(family.key)}: p {p_text(one.test.p)}, over the table {p_text(p)}{flips}"
+    return shaded(one.difference.value, "*" if matrix.is_shown(arm, family) else "", detail)
+
+
+def shaded(value: float, mark: str, detail: str) -> tuple[Cell, str]:
+    """A difference with its mark and tooltip, and the CSS class of its shade."""
     shade = min(SHADES, round(abs(value) * SHADES + 0.3))
     css = f"num heat-{'down' if value < 0 else 'up'}-{shade}" if shade else "num absent"
     text = number(value, signed=True, digits=2) if abs(value) >= 0.005 else "0"
-    flips = f"; lost {len(one.flips.lost)}, gained {len(one.flips.gained)} of {one.items:,}" if one.flips else ""
-    detail = f"{arm}, {column(family)}: p {p_text(one.test.p)}, over the table {p_text(p)}{flips}"
-    return Cell(text + ("*" if matrix.is_shown(arm, family) else ""), value, detail), css
+    return Cell(text + mark, value, detail), css

@@ -93,7 +93,7 @@ def _model(matrix: Matrix, rules: Mapping[str, str]) -> dict[str, Any]:
         for one in family.contrasts:
             cell = _cell(one) | {"p_table": matrix.adjusted[one.arm, family.name]}
             cells[rules[one.arm]][_metric(family)] = cell
-    metrics = {_metric(one): column(one) for one in matrix.families}
+    metrics = {_metric(one): column(one.key) for one in matrix.families}
     return {"tests": len(matrix.adjusted), "metrics": metrics, "cells": cells}
 
 
@@ -142,7 +142,7 @@ def _simulated(comparison: Comparison, matrix: Matrix, idle: Sequence[Arm]) -> d
     runs = [run for arm in idle for run in arm.runs.values()]
     arms, seeds, level = len(comparison.arms), len(comparison.control.runs), ALPHA / len(comparison.arms)
     random = np.random.default_rng(0)
-    keys = [(one.task, one.protocol, one.metric) for one in matrix.families]
+    keys = [one.key for one in matrix.families]
     metrics = [_item_rates(runs, key, matrix.subject) for key in keys]
     null, curves = {}, {}
     for name in DIFFICULTIES:

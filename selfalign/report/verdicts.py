@@ -103,7 +103,7 @@ def _is_overall(key: Key) -> bool:
 def _of_arms(comparison: Comparison | None, key: Key) -> list[tuple[str, tuple[Contrast, ...]]]:
     """The contrasts of the model that a metric is read on first."""
     leading = comparison.leading if comparison else ()
-    return [(one.subject, one.contrasts) for one in leading if (one.task, one.protocol, one.metric) == key]
+    return [(one.subject, one.contrasts) for one in leading if one.key == key]
 
 
 def _turned(one: Contrast, is_turned: bool) -> Contrast:

@@ -13,7 +13,7 @@ from scipy import special
 
 from selfalign.errors import DataError
 from selfalign.statistics.outcomes import Array
-from selfalign.statistics.paired import Estimate
+from selfalign.statistics.paired import Estimate, bootstrap, sign_flips
 
 SLACK = 1e-9
 """Rounding that sums of outcomes are allowed, relative to the largest of them."""
@@ -48,6 +48,10 @@ class Effect:
     """Main effect: mean response at +1 minus mean response at -1. Interaction: half of what the effect of one changes by
     between the levels of the other."""
     p: float
+    """Over runs, or over items for these runs."""
+    p_of_runs: float | None = None
+    """Over items and runs, min F' as in `paired.min_f`: whether the same settings would show it again, trained anew. None for
+    responses without items, and where no run is left over to tell how much runs differ."""
 
 
 def effects(
@@ -55,14 +59,17 @@ def effects(
     responses: ArrayLike,
     *,
     interactions: Sequence[tuple[int, int]] = (),
+    reach: float = 0.0,
     confidence: float = 0.95,
 ) -> list[Effect]:
-    """Main effects of all factors, then the interactions asked for, by least squares with t intervals (Box, Hunter and
-    Hunter 2005, chapters 5 to 7).
+    """Main effects of all factors, then the interactions asked for, by least squares (Box, Hunter and Hunter 2005, chapters 5 to
+    7).
 
-    `settings` is (runs, factors) of +1 and -1. `responses` is (runs,): the error is what the model leaves over, and there
-    must be more runs than terms; or (runs, items): each item has its own effect, and the error is how much items
-    differ, for these runs. Units (runs, or items) are assumed independent.
+    `settings` is (runs, factors) of +1 and -1. `responses` is (runs,): the error is what the model leaves over, intervals and tests
+    are those of t, and there must be more runs than terms. Or (runs, items): each item has its own effect, whose mean over items is
+    tested by `paired.sign_flips` and has the interval of `paired.bootstrap` (with `reach`, the largest difference that an outcome
+    can have), for these runs; what the model leaves of the runs' means tells, where runs are left over, how much runs differ.
+    Units (runs, or items) are assumed independent.
 
     Raises DataError for settings other than +1 and -1, shapes that do not fit, terms that the runs cannot tell apart, and
     too few runs or items.
@@ -92,29 +99,55 @@ def effects(
             f"expected runs that tell {len(terms)} terms apart, found {rank - 1} that can be; allowed are terms that are no sum "
             "of others in these runs; leave out interactions, or add runs"
         )
-    inverse = np.linalg.pinv(matrix)
+    inverse, freedom = np.asarray(np.linalg.pinv(matrix), dtype=np.float64), runs - matrix.shape[1]
+    # What least squares leave of equal responses is rounding, which no test may take for an effect.
+    slack = SLACK * float(np.abs(response).max(initial=0.0))
     if response.ndim == 1:
-        freedom = runs - matrix.shape[1]
         if freedom < 1:
             raise DataError(
                 f"expected more runs than terms, found {runs} runs and {matrix.shape[1]} terms with the mean; allowed is at "
                 "least one run more; leave out terms, or give responses by item"
             )
-        found = inverse @ response
-        noise = float(((response - matrix @ found) ** 2).sum()) / freedom
-        values, errors = 2 * found, 2 * np.sqrt(noise * (inverse**2).sum(axis=1))
-    else:
-        freedom = response.shape[1] - 1
-        if freedom < 1:
-            raise DataError(
-                "expected items, found fewer than 2; allowed are two or more; give the responses as (runs,)"
-            )
-        by_item = 2 * (inverse @ response)
-        values, errors = by_item.mean(axis=1), by_item.std(axis=1, ddof=1) / math.sqrt(response.shape[1])
+        values, errors = _fitted(matrix, inverse, response, slack)
+        return [
+            Effect(term, *_t_test(float(value), float(error), freedom, confidence))
+            for term, value, error in zip(terms, values[1:], errors[1:], strict=True)
+        ]
+    items = response.shape[1]
+    if items < 2:
+        raise DataError("expected items, found fewer than 2; allowed are two or more; give the responses as (runs,)")
+    by_item = 2 * (inverse @ response)
+    by_item[np.abs(by_item) <= slack] = 0.0
+    means = response.mean(axis=1, dtype=np.float64)
+    errors = _fitted(matrix, inverse, means, slack)[1] if freedom else np.full(len(matrix.T), np.nan)
     return [
-        Effect(term, *_t_test(float(value), float(error), freedom, confidence))
-        for term, value, error in zip(terms, values[1:], errors[1:], strict=True)
+        Effect(
+            term,
+            bootstrap(one, reach=reach, confidence=confidence),
+            sign_flips(one).p,
+            _over_both(one, float(error), freedom) if freedom else None,
+        )
+        for term, one, error in zip(terms, by_item[1:], errors[1:], strict=True)
     ]
+
+
+def _fitted(matrix: Array, inverse: Array, response: Array, slack: float) -> tuple[Array, Array]:
+    """Effects (with the mean's place first) and their standard errors, from what the model leaves over."""
+    found = inverse @ response
+    noise = float(((response - matrix @ found) ** 2).sum()) / (len(response) - matrix.shape[1])
+    values, errors = 2 * found, 2 * np.sqrt(noise * (inverse**2).sum(axis=1))
+    return np.where(np.abs(values) <= slack, 0.0, values), np.where(errors <= slack, 0.0, errors)
+
+
+def _over_both(by_item: Array, error_of_runs: float, freedom_of_runs: int) -> float:
+    """p of a mean effect whose error is that of items and that of runs together, with Satterthwaite's degrees of freedom."""
+    value, items = float(by_item.mean()), by_item.size
+    parts = (float(by_item.var(ddof=1)) / items, items - 1), (error_of_runs**2, freedom_of_runs)
+    square = sum(part for part, _ in parts)
+    if square == 0:
+        return float(value == 0)
+    freedom = square**2 / sum(part**2 / degrees for part, degrees in parts)
+    return 2 * float(special.stdtr(freedom, -abs(value) / math.sqrt(square)))
 
 
 def _t_test(value: float, error: float, freedom: int, confidence: float) -> tuple[Estimate, float]:
@@ -209,6 +242,7 @@ def shapley(orders: ArrayLike, responses: ArrayLike, *, antithetic: bool = False
             "more; sample more"
         )
     means = by_unit.mean(axis=0)
+    means[np.abs(means) <= SLACK * float(np.abs(response).max())] = 0.0
     errors = by_unit.std(axis=0, ddof=1) / math.sqrt(by_unit.shape[0])
     values = tuple(
         _t_test(float(mean), float(error), by_unit.shape[0] - 1, confidence)[0]

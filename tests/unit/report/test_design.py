@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,3 +137,46 @@ def test_the_page_has_the_section_with_its_tables_and_figures(tmp_path: Path):
     runs = sweep(tmp_path, designs.drops("plackett_burman", RULES, DesignSettings()), additive)
     page = render(runs)
     assert 'id="design"' in page and "main effects: calf_truth · mc1 · accuracy" in page
+
+
+def adherence(item: int, principle: str, shows: bool) -> dict[str, Any]:
+    return {"task": "adherence", "protocol": "oracle", "item": f"{principle}-{item}", "category": "", "question": "?",
+            "answer": f"{item}", "marks": {principle: int(shows)}}  # fmt: skip
+
+
+def governed(folder: Path, rules: list[str]) -> list[Run]:
+    """A Plackett-Burman sweep in which every principle alone decides whether its own questions show it."""
+    folders = []
+    for number, drop in enumerate(designs.drops("plackett_burman", rules, DesignSettings())):
+        rows = [adherence(item, rule, rule not in drop) for rule in rules for item in range(12)]
+        folders.append(write_scores(write_run(folder / f"run-{number}", drop=drop), {"engraved": rows, "cloned": rows}))
+    return load_runs(folders)
+
+
+@pytest.mark.parametrize(("rules", "has_runs"), [(RULES[:5], True), (RULES, False)])
+def test_the_table_of_all_main_effects_marks_each_own_behaviour_and_no_rounding(
+    tmp_path: Path, rules: list[str], has_runs: bool
+):
+    one = designed(governed(tmp_path, rules))
+    assert one is not None
+    shown = view(one)
+    (table,) = [matrix for matrix in shown.matrices if matrix.is_open]
+    assert (table.title, table.subject) == ("All main effects", "engraved") and shown.is_first
+    for name, cells in table.rows:
+        found = {head: cell.text for head, (cell, _) in zip(table.head[1:], cells, strict=True)}
+        assert found[name.replace("_", " ")].rstrip("*") == "+1.00"
+        assert found[name.replace("_", " ")].endswith("**" if has_runs else "*")
+        others = [text for head, text in found.items() if head not in (name.replace("_", " "), "adherence, all")]
+        assert others == ["0"] * (len(rules) - 1), "equal scores are no effect, whatever least squares leave of them"
+    assert ("p, runs too" in shown.about) == has_runs != ("no run left over" in shown.about)
+    heads = {table.head for table in shown.tables}
+    assert all(("p, runs too, Holm" in head) == has_runs for head in heads)
+
+
+def test_a_design_that_leaves_out_several_at_a_time_stands_before_its_single_arms(tmp_path: Path):
+    page = render(governed(tmp_path / "a", RULES))
+    assert page.index('<section id="design">') < page.index('<section id="effects">')
+    assert page.index('href="#design"') < page.index('href="#effects"')
+    jobs = designs.drops("pairs", RULES, DesignSettings(of=["ethical", "candor", "helpful"]))
+    page = render(sweep(tmp_path / "b", jobs, additive))
+    assert page.index('<section id="effects">') < page.index('<section id="design">')

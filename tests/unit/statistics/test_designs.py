@@ -60,7 +60,45 @@ def test_intervals_of_effects_cover_the_truth_as_often_as_they_say(by_item: bool
     # Items that are drawn once and centred vary less than the interval assumes: it may then cover too often.
     assert share >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / (8 * repeats))
     assert by_item or share <= 0.95 + 3 * math.sqrt(0.95 * 0.05 / (8 * repeats))
-    assert rejected == 8 * repeats, "p and interval say the same"
+    # Over items a test by flipped signs has an interval by resampling, which now and then falls on the other side.
+    assert rejected >= (0.94 if by_item else 1) * 8 * repeats, "p and interval say the same"
+
+
+@pytest.mark.parametrize("factors", [16, 19])
+def test_a_factor_that_alone_decides_has_all_of_the_effect_and_rounding_is_none(factors: int) -> None:
+    design = plackett_burman(factors)
+    there = np.repeat((design[:, [3]] + 1.0) / 2, 24, axis=1)
+    found = effects(design, there, reach=1.0)
+    assert found[3].effect.value == pytest.approx(1) and found[3].p < 1e-6
+    for one in (*found[:3], *found[4:]):
+        assert (one.effect.value, one.p) == (0, 1) and one.p_of_runs in (None, 1.0)
+        assert one.effect.low < 0 < one.effect.high, "items that were not seen may differ"
+    assert (found[3].p_of_runs is None) == (factors == 19), "no run is left over to tell how much runs differ"
+    of_runs = effects(design[:, :16], there[:, 0])
+    assert [one.p for one in of_runs] == [float(index != 3) for index in range(16)]
+
+
+def test_what_training_alone_does_to_a_run_is_an_effect_over_items_and_none_over_runs_too() -> None:
+    random, design, repeats = np.random.default_rng(3), plackett_burman(16), 40
+    over_items = over_both = 0
+    for _ in range(repeats):
+        # Each run is better or worse at every item alike, whatever its settings are.
+        response = random.normal(0, 0.3, (20, 1)) + random.normal(0, 0.1, (20, 30))
+        found = effects(design, response)
+        over_items += sum(one.p < 0.05 for one in found)
+        over_both += sum(one.p_of_runs is not None and one.p_of_runs < 0.05 for one in found)
+    assert over_items > 0.5 * 16 * repeats
+    assert over_both <= (0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)) * 16 * repeats, (
+        "runs of a repeat share their noise"
+    )
+
+
+def test_an_effect_that_runs_agree_on_is_found_over_items_and_runs() -> None:
+    random, design = np.random.default_rng(4), plackett_burman(12)
+    response = design @ np.linspace(0, 1, 12)[:, None] / 2 + random.normal(0, 0.2, (20, 40))
+    found = effects(design, response)
+    assert found[-1].p < 0.01 and found[-1].p_of_runs is not None and found[-1].p_of_runs < 0.01
+    assert found[0].p_of_runs is not None and found[0].p_of_runs > 0.01
 
 
 @pytest.mark.parametrize(
