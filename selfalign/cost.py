@@ -23,10 +23,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from selfalign import jsonl, prompts
+from selfalign import disk, jsonl, prompts
 from selfalign.artifacts import MANIFEST
 from selfalign.devices import DEVICES
-from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count
+from selfalign.engines.model import Dtype, ModelSettings, model_folder, parameter_count, weight_shapes
 from selfalign.errors import ConfigError, unknown
 from selfalign.evaluation import data as questions
 from selfalign.evaluation.catalogue import catalogue
@@ -45,6 +45,7 @@ from selfalign.stages.self_align import SelfAlign
 from selfalign.stages.self_critique import SelfCritique
 from selfalign.stages.self_instruct import SelfInstruct
 from selfalign.stages.verbose_clone import VerboseClone
+from selfalign.training.settings import Training
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ class Cost:
     """Tokens of all rows of all epochs, prompts included."""
     operations_per_trained_token: float = 4.0
     """Per parameter."""
+    bytes: int = 0
+    """What it leaves on the disk."""
+    checkpoint_bytes: int = 0
+    """What it needs there beside that, until it ends."""
     note: str = ""
     """What is not counted."""
 
@@ -171,6 +176,12 @@ def parameters_of(settings: PlanSettings, model: ModelSettings) -> float:
     return found
 
 
+def adapter_parameters_of(settings: PlanSettings, model: ModelSettings) -> Callable[[Training], float]:
+    """How many numbers a training's adapter of this base model has; 0 for a model of which nothing is known."""
+    shapes = weight_shapes(model_folder(model, weights=False)) if model.path else {}
+    return lambda training: disk.lora_parameters(training, shapes, settings.parameters)
+
+
 def costs(
     nodes: Mapping[str, Node],
     settings: PlanSettings,
@@ -180,12 +191,14 @@ def costs(
     pilot: Mapping[str, Measured] | None = None,
     memo: Memo | None = None,
     given: Mapping[str, Sequence[Prompt]] | None = None,
+    adapter_parameters: Callable[[Training], float] = lambda _: 0.0,
 ) -> dict[str, Cost]:
     """What each node has to do, in the order of the nodes, which must stand behind what they read.
 
     `recompute`: whether training computes activations again (gradient checkpointing). `pilot`: node -> what it did in a
     finished run; the rest is `settings.expected`. `memo`: what was counted by the same tokenizer before. `given`: node -> its
-    prompts, where they are there already: what is asked about them is counted to the token.
+    prompts, where they are there already: what is asked about them is counted to the token. `adapter_parameters`: numbers of the
+    adapter that a training makes.
     """
     estimate = _Estimate(settings, count_tokens, recompute, pilot or {}, memo or Memo())
     given = given or {}
@@ -195,8 +208,18 @@ def costs(
             role: len(given[source]) if source in given else found[source].kept for role, source in node.inputs.items()
         }
         asked = given.get(node.inputs.get("prompts", ""))
-        found[name] = estimate.of(name.removesuffix(f" ({node.arm})"), node.stage, kept, asked)
+        one = estimate.of(name.removesuffix(f" ({node.arm})"), node.stage, kept, asked)
+        found[name] = _with_disk(node.stage, one, adapter_parameters)
     return found
+
+
+def _with_disk(stage: Any, one: Cost, adapter_parameters: Callable[[Training], float]) -> Cost:
+    adapter = adapter_parameters(stage.training) if isinstance(stage, Engrave) else 0.0
+    size = disk.bytes_of(
+        stage, kept=one.kept, requests=one.requests, new_tokens=one.new_tokens, trained_tokens=one.trained_tokens,
+        adapter_parameters=adapter,
+    )  # fmt: skip
+    return replace(one, bytes=size, checkpoint_bytes=round(disk.checkpoint_bytes(adapter)))
 
 
 class _Estimate:

@@ -384,7 +384,7 @@ def _blame(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 LAUNCHERS = {
     **dict.fromkeys(("slurm", "submitit_local", "submitit_slurm"), "'selfalign[slurm]'"),
     "joblib": "'selfalign[joblib]'",
-    "ray": "hydra-ray-launcher",
+    "ray": "'selfalign[ray_launcher]'",
 }
 """Choice of `hydra/launcher=` that is a plugin of Hydra -> what pip installs it from."""
 

@@ -140,6 +140,7 @@ def _reckoned(experiment: Experiment) -> dict[str, dict[str, Any]]:
         experiment.plan,
         experiment.engine.count_tokens,
         recompute=experiment.trainer.gradient_checkpointing,
+        adapter_parameters=cost.adapter_parameters_of(experiment.plan, experiment.model),
     )
     return {
         name: {
@@ -147,6 +148,7 @@ def _reckoned(experiment: Experiment) -> dict[str, dict[str, Any]]:
             "requests": one.requests,
             "read_tokens": one.read_tokens,
             "new_tokens": one.new_tokens,
+            "bytes": one.bytes,
             "seconds": None
             if parameters is None
             else round(one.device_seconds(experiment.plan, parameters, cost.BYTES[experiment.model.dtype]), 3),

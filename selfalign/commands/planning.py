@@ -16,6 +16,7 @@ from selfalign.artifacts import Store
 from selfalign.commands import linting
 from selfalign.commands.arguments import add_overrides, new_parser, read_manifest
 from selfalign.devices import DEVICES
+from selfalign.disk import CHARACTERS_PER_TOKEN
 from selfalign.engines.base import BY_TOKENIZER
 from selfalign.engines.model import ModelSettings
 from selfalign.experiment import Experiment
@@ -57,27 +58,30 @@ def plan(arguments: list[str]) -> int:
     planned: set[tuple[cost.PlanSettings, str]] = set()
     # Arms send mostly the same texts: each is counted once.
     counted: dict[ModelSettings, _Counted] = {}
-    totals: dict[tuple[cost.PlanSettings, float, int], float] = defaultdict(float)
+    totals: dict[tuple[cost.PlanSettings, float, int], _Reckoned] = defaultdict(_Reckoned)
+    over: list[str] = []
+    of_all = budget.Spent()
     for job, one in zip(jobs, runs, strict=True):
         print(" ".join(job) or one.name, end="\n" if missing else f": {run_folder(one)}\n")
         count = _tokens if missing else functools.cache(one.engine.count_tokens)
         by = counted.setdefault(one.model, _Counted(count, Memo()))
         of_run = _print_run(one, planned, by, pilot, memo, is_whole=not missing)
         totals[one.plan, cost.parameters_of(one.plan, one.model), cost.BYTES[one.model.dtype]] += of_run
+        over += _over("budget", one.budget, of_run.spent(one.plan))
+        of_all += of_run.spent(one.plan)
+    over += _over("sweep_budget", runs[0].sweep_budget, of_all) if multirun else []
     for line in [] if missing else linting.lines(dict(zip(arms.labels(jobs), runs, strict=True)), memo):
         print(line)
-    for (settings, parameters, size), seconds in totals.items():
-        for line in _total(seconds, settings, parameters, size):
+    for (settings, parameters, size), reckoned in totals.items():
+        for line in _total(reckoned, settings, parameters, size):
             print(line)
+    for line in dict.fromkeys(over):
+        print(line)
     for counted in [] if missing else sorted({one.engine.counted() for one in runs} - {BY_TOKENIZER}):
         print(f"prompts are counted in {counted}")
     for gap in missing:
         print(f"not there yet: {gap}")
     return 0
-
-
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, by usual tokenizers: what prompts are counted by where no model is given."""
 
 
 def _gaps(one: Experiment) -> list[str]:
@@ -125,6 +129,32 @@ class _Counted:
     memo: Memo
 
 
+@dataclass(frozen=True)
+class _Reckoned:
+    """What is to be computed comes to."""
+
+    seconds: float = 0.0
+    """Of one device."""
+    tokens: int = 0
+    """Read and written by stages that write."""
+    bytes: int = 0
+    """Left on the disk."""
+    checkpoint_bytes: int = 0
+    """On the disk until the largest training ends."""
+
+    def __add__(self, other: _Reckoned) -> _Reckoned:
+        """Both, one after the other."""
+        checkpoints = max(self.checkpoint_bytes, other.checkpoint_bytes)
+        return _Reckoned(
+            self.seconds + other.seconds, self.tokens + other.tokens, self.bytes + other.bytes, checkpoints
+        )
+
+    def spent(self, settings: cost.PlanSettings) -> budget.Spent:
+        """In the units of a budget."""
+        hours = self.seconds / settings.devices / 3600
+        return budget.Spent(hours, self.tokens, hours * settings.devices * settings.price_per_hour)
+
+
 def _print_run(
     one: Experiment,
     planned: set[tuple[cost.PlanSettings, str]],
@@ -133,8 +163,8 @@ def _print_run(
     memo: Memo,
     *,
     is_whole: bool,
-) -> float:
-    """Print the nodes of a run; returns the device seconds of those that are to be computed."""
+) -> _Reckoned:
+    """Print the nodes of a run; returns what those come to that are to be computed."""
     store = Store(Path(one.store))
     nodes, left_out = experiments.pipeline(one), {}
     items: dict[str, Planned] = {}
@@ -145,9 +175,9 @@ def _print_run(
         print(f"  {name:<18} left out   {why}")
     costs = cost.costs(
         nodes, one.plan, by.count, recompute=one.trainer.gradient_checkpointing, pilot=pilot, memo=by.memo,
-        given=_given(items, store, by.memo),
+        given=_given(items, store, by.memo), adapter_parameters=cost.adapter_parameters_of(one.plan, one.model),
     )  # fmt: skip
-    total = 0.0
+    total = _Reckoned()
     for name in items or nodes:
         # What another arm of the sweep makes stands, and is reckoned, with that arm.
         if nodes[name].arm:
@@ -164,7 +194,8 @@ def _print_run(
             one.plan, cost.parameters_of(one.plan, one.model), cost.BYTES[one.model.dtype]
         )
         if status == "compute":
-            total += seconds
+            tokens = costs[name].read_tokens + costs[name].new_tokens if costs[name].new_tokens else 0
+            total += _Reckoned(seconds, tokens, costs[name].bytes, costs[name].checkpoint_bytes)
             if told := _line(costs[name], seconds):
                 print(f"  {'':<18} {told}")
     return total
@@ -186,19 +217,33 @@ def _print_actual(run: Path) -> int:
     seconds: dict[str, float] = defaultdict(float)
     for row in budget.spent(run):
         seconds[row["node"]] += row["seconds"]
-    print(f"{'':<18} {'kept':>17} {'tokens read':>23} {'tokens written':>21} {'seconds':>17}   (reckoned / actual)")
+    print(
+        f"{'':<18} {'kept':>17} {'tokens read':>23} {'tokens written':>21} {'seconds':>17} {'disk':>21}   (reckoned / actual)"
+    )
     for name, reckoned in manifest.get("reckoned", {}).items():
         entry = manifest["nodes"].get(name, {"status": "not run", "path": "", "counts": {}})
         read, written = budget.tokens_of(Path(entry["path"])) if entry["path"] else (0, 0)
         took = f"{seconds[name]:,.1f}" if name in seconds else entry["status"]
         pairs = [
             (f"{reckoned['kept']:,}", f"{entry['counts'].get('kept', 0):,}", 17),
-            (f"{reckoned['read_tokens']:,}", f"{read:,}", 23),
-            (f"{reckoned['new_tokens']:,}", f"{written:,}", 21),
+            (f"{reckoned['read_tokens']:,}", _counted(reckoned["read_tokens"], read), 23),
+            (f"{reckoned['new_tokens']:,}", _counted(reckoned["new_tokens"], written), 21),
             ("?" if reckoned["seconds"] is None else f"{reckoned['seconds']:,.1f}", took, 17),
+            (_size(reckoned["bytes"]) if "bytes" in reckoned else "?", _size(_bytes_of(entry["path"])), 21),
         ]
         print(f"{name:<18} " + " ".join(f"{f'{before} / {after}':>{width}}" for before, after, width in pairs))
     return 0
+
+
+def _counted(reckoned: int, done: int) -> str:
+    """What a node did, by the engine's own count; scores are not counted when they are asked for."""
+    return f"{done:,}" if done or not reckoned else "not counted"
+
+
+def _bytes_of(path: str) -> int:
+    """Bytes of the files of an artifact; 0 where there is none."""
+    files = Path(path).rglob("*") if path else ()
+    return sum(one.stat().st_size for one in files if one.is_file())
 
 
 def _tokens(text: str) -> int:
@@ -231,12 +276,23 @@ def _line(one: cost.Cost, seconds: float) -> str:
         parts.append(f"{_short(one.trained_tokens)} tokens trained on, in {one.kept:,} rows")
     if parts:
         parts.append(f"{_time(seconds)} of a device")
+        parts.append(f"{_size(one.bytes)} on the disk")
     return ", ".join([*parts, *([one.note] if one.note else [])])
 
 
-def _total(seconds: float, settings: cost.PlanSettings, parameters: float, bytes_per_parameter: int) -> list[str]:
-    """Time, money and memory of everything, in lines."""
-    device = DEVICES[settings.device]
+def _over(key: str, bounds: budget.BudgetSettings, reckoned: budget.Spent) -> list[str]:
+    """What is reckoned to be more than a budget, in a line."""
+    if not (name := budget.passed(bounds, reckoned)):
+        return []
+    return [
+        f"{key}.{name}={getattr(bounds, name):g} would not do: {getattr(reckoned, name):,.3g} are reckoned, and it would stop "
+        "before its end; what is done by then is kept"
+    ]
+
+
+def _total(reckoned: _Reckoned, settings: cost.PlanSettings, parameters: float, bytes_per_parameter: int) -> list[str]:
+    """Time, money, memory and disk of everything, in lines."""
+    device, seconds = DEVICES[settings.device], reckoned.seconds
     weights = parameters * bytes_per_parameter / 2**30
     # What stands beside the weights: keys and values, activations; a fifth of the memory is little.
     least = ceil(weights / (0.8 * device.memory_gib))
@@ -244,6 +300,8 @@ def _total(seconds: float, settings: cost.PlanSettings, parameters: float, bytes
         f"{_time(seconds)} of one {settings.device} at {settings.utilisation:.0%} of its peak; "
         f"{_time(seconds / settings.devices)} of {settings.devices}",
         f"{_short(parameters)} parameters, {weights:,.1f} GiB: at least {least} of them to hold the weights",
+        f"{_size(reckoned.bytes)} on the disk"
+        + (f", and {_size(reckoned.checkpoint_bytes)} more while a training runs" if reckoned.checkpoint_bytes else ""),
     ]
     if settings.price_per_hour:
         found.insert(
@@ -257,6 +315,14 @@ def _short(number: float) -> str:
         if number >= size:
             return f"{number / (1e3 if unit == ' k' else size):,.1f}{unit}"
     return f"{number:,.0f}"
+
+
+def _size(number: float) -> str:
+    for unit in ("KiB", "MiB", "GiB"):
+        number /= 1024
+        if number < 1024 or unit == "GiB":
+            break
+    return f"{number:,.1f} {unit}"
 
 
 def _time(seconds: float) -> str:

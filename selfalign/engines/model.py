@@ -91,14 +91,19 @@ def model_folder(settings: ModelSettings, *, weights: bool = True) -> Path:
 
 
 def parameter_count(folder: Path) -> int:
-    """Parameters in a model folder's weights, by the shapes in the headers of its files; loads none. Tied ones count once."""
+    """Parameters in a model folder's weights; loads none. Tied ones count once."""
+    return sum(map(math.prod, weight_shapes(folder).values()))
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of each tensor in a model folder's weights, by the headers of its files; empty where they are not there."""
     from safetensors import safe_open
 
-    total = 0
+    found: dict[str, tuple[int, ...]] = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="np") as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total
+            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return found
 
 
 def _missing(path: str) -> str:

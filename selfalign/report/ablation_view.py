@@ -15,7 +15,7 @@ from markupsafe import Markup
 from selfalign import statistics as stats
 from selfalign.report import figures
 from selfalign.report.ablation import ALPHA, POWER, Comparison, Contrast, Family
-from selfalign.report.arms import leading_subject
+from selfalign.report.arms import leading_subject, told
 from selfalign.report.scores import ABSENT, number
 from selfalign.report.tax import Lengths, Tax
 
@@ -157,9 +157,11 @@ def method(comparison: Comparison) -> str:
     if not found:
         return ""
     runs = ", ".join(run.run_id for run in comparison.control.runs.values())
+    first = next(iter(comparison.control.runs.values()))
+    seeds = max(one.seeds for one in found)
     return (
-        f"The control is {runs}. Every arm is paired with it by item and seed: {_spread([one.items for one in found])} items, "
-        f"{_spread([one.seeds for one in found])} {'seed' if max(one.seeds for one in found) == 1 else 'seeds'}. "
+        f"The control is {runs} ({told(first.config)}). Every arm is paired with it by item and seed: "
+        f"{_spread([one.items for one in found])} items, {_spread([one.seeds for one in found])} {'seed' if seeds == 1 else 'seeds'}. "
         + _tests(found, max(len(family.contrasts) for family in comparison.families))
         + _leading_told(comparison)
     )

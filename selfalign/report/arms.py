@@ -108,11 +108,29 @@ def dropped(config: Mapping[str, Any], group: str = "principles") -> list[str]:
     return list(map(str, chosen.get("drop") or ())) if isinstance(chosen, Mapping) else []
 
 
-def _rank(config: Mapping[str, Any]) -> list[int]:
-    """Places of the dropped principles in the set, which orders the arms."""
+def _had(config: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """The principles of the set, those that a run leaves out, and those that are left."""
     principles = config.get("principles")
     ids = list(map(str, principles.get("ids") or ())) if isinstance(principles, Mapping) else []
-    return [ids.index(name) if name in ids else len(ids) for name in dropped(config)]
+    gone = dropped(config)
+    return ids, gone, [name for name in ids if name not in gone]
+
+
+def told(config: Mapping[str, Any]) -> str:
+    """Which principles a run has, in the fewer names: `without candor`, `only candor, static`, `no principle`, `all principles`."""
+    ids, gone, left = _had(config)
+    if not gone:
+        return "all principles"
+    if not left and ids:
+        return "no principle"
+    return f"only {', '.join(left)}" if len(left) < len(gone) and ids else f"without {', '.join(gone)}"
+
+
+def _rank(config: Mapping[str, Any]) -> tuple[bool, list[int]]:
+    """Places in the set of the principles that an arm is named by, which orders the arms: those with most of the set come first."""
+    ids, gone, left = _had(config)
+    is_few = len(left) < len(gone)
+    return is_few, [ids.index(name) if name in ids else len(ids) for name in (left if is_few else gone)]
 
 
 def _label(control: Any, own: Any, run: Run) -> str:
@@ -127,8 +145,7 @@ def _label(control: Any, own: Any, run: Run) -> str:
     if not shown or len(shown) > LONGEST_LABEL:
         return run.run_id
     return ", ".join(
-        f"without {', '.join(map(str, new))}" if key == "principles.drop" and new else f"{key}={_shown(new)}"
-        for key, new in shown
+        told(run.config) if key == "principles.drop" and new else f"{key}={_shown(new)}" for key, new in shown
     )
 
 

@@ -169,8 +169,8 @@ def view(runs: Sequence[Run], found: Sequence[Verdict]) -> dict[str, Any] | None
 def _about(found: Sequence[Verdict]) -> str:
     tests = sum(isinstance(one.found, Contrast) for one in found)
     return (
-        f"Each claimed difference beside the paired one, {tests} tests in all, corrected together by Holm. Supported or "
-        f"contradicted: the corrected p is below {ALPHA:g} and the sign is the claimed one, or the other."
+        f"Each claimed difference beside the paired one, {tests} {'test' if tests == 1 else 'tests'} in all, corrected together by "
+        f"Holm. Supported or contradicted: the corrected p is below {ALPHA:g} and the sign is the claimed one, or the other."
     )
 
 

@@ -49,7 +49,14 @@ def test_the_jobs_of_a_sweep_for_slurm_are_those_of_any_sweep() -> None:
     assert is_multirun and jobs == [["seed=0"], ["seed=1"]]
 
 
-@pytest.mark.parametrize(("choice", "package"), [("slurm", "'selfalign[slurm]'"), ("joblib", "'selfalign[joblib]'")])
+@pytest.mark.parametrize(
+    ("choice", "package"),
+    [
+        ("slurm", "'selfalign[slurm]'"),
+        ("joblib", "'selfalign[joblib]'"),
+        ("ray", "'selfalign[ray_launcher]'"),
+    ],
+)
 def test_a_launcher_that_is_not_installed_says_how_to_get_it(
     choice: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +110,18 @@ def test_jobs_side_by_side_spend_one_budget_and_a_larger_one_goes_on(tmp_path: P
     done = selfalign("sweep", "resume", str(sweep.relative_to(tmp_path)), "sweep_budget.tokens=1000000")
     assert done.returncode == 0, done.stderr[-2000:]
     assert states(tmp_path) == ["done"] * 5
+
+
+@pytest.mark.slow
+def test_ray_runs_the_jobs_of_a_sweep(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'selfalign[ray_launcher]'")
+    jsonl.write(tmp_path / "script.jsonl", script_rows())
+    env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "selfalign", "run", "-m", *FIVE, "hydra/launcher=ray"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert states(tmp_path) == ["done"] * 5
+    assert "_run_job pid=" in done.stdout + done.stderr, "each job was a task of Ray's"
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selfalign import commands, cost, experiment, groups, jsonl
+from selfalign import commands, cost, disk, experiment, groups, jsonl
 from selfalign.artifacts import Artifact
 from selfalign.cost import Cost, Measured, PlanSettings
 from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
@@ -16,6 +16,7 @@ from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
 from selfalign.records import Prompt, to_row
 from selfalign.stages.base import Context
+from selfalign.training.settings import Training
 
 
 def composed(*overrides: str) -> Experiment:
@@ -99,6 +100,51 @@ def test_device_seconds_follow_the_device_and_the_model() -> None:
     for one in (read, written, Cost(trained_tokens=1000)):
         assert one.device_seconds(half, 1e9, 2) == pytest.approx(2 * one.device_seconds(settings, 1e9, 2))
         assert one.device_seconds(settings, 2e9, 2) == pytest.approx(2 * one.device_seconds(settings, 1e9, 2))
+
+
+def test_an_adapter_is_reckoned_to_the_number_where_the_weights_are_there() -> None:
+    from selfalign.engines.model import model_folder, weight_shapes
+    from selfalign.training import lora
+    from selfalign.training.settings import TrainerSettings
+
+    one = composed("experiments=quickstart", "model=tiny_random")
+    training = one.engrave.training
+    model = lora.add_lora(lora.empty_base(model_folder(one.model)), training, TrainerSettings())
+    built = sum(each.numel() for name, each in model.named_parameters() if "lora_" in name)
+    assert cost.adapter_parameters_of(one.plan, one.model)(training) == built > 0
+    assert len(weight_shapes(model_folder(one.model))) > 10
+
+
+@pytest.mark.parametrize(("parameters", "published"), [(6.74e9, 16.8e6), (65.3e9, 83.9e6)])
+def test_the_adapter_of_a_llama_is_reckoned_without_its_weights(parameters: float, published: float) -> None:
+    """Rank 16 in the four matrices of attention: 2 x 16 x 4 x width x layers, of widths 4,096 and 8,192 and 32 and 80 layers."""
+    assert disk.lora_parameters(Training(), {}, parameters) == pytest.approx(published, rel=0.15)
+
+
+def test_what_a_stage_leaves_on_the_disk_follows_its_rows_and_tokens() -> None:
+    stage = composed("experiments=quickstart").self_align
+    few, many, long = (
+        disk.bytes_of(stage, kept=0, requests=rows, new_tokens=tokens, trained_tokens=0, adapter_parameters=0)
+        for rows, tokens in ((100, 5_000), (200, 10_000), (100, 10_000))
+    )
+    assert many == 2 * few and few < long < many
+    found = costs(composed("experiments=quickstart"), adapter_parameters=lambda _: 1_000_000.0)
+    assert all(one.bytes > 0 for one in found.values())
+    assert {name for name, one in found.items() if one.checkpoint_bytes} == {"engraved", "cloned"}
+    assert found["engraved"].bytes > 4_000_000 and found["engraved"].checkpoint_bytes == 12_000_000
+
+
+def test_a_plan_says_when_a_budget_would_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = ["experiments=quickstart", "tracking=none", f"store={tmp_path}", "stages=no_cloning"]
+    sweep = [*one, "principles.drop=[],[candor]", "-m"]
+    assert commands.plan([*one, "budget.tokens=1000000000", "budget.hours=100"]) == 0
+    assert "would not do" not in capsys.readouterr().out
+    assert commands.plan([*one, "budget.tokens=1000"]) == 0
+    assert "budget.tokens=1000 would not do" in capsys.readouterr().out
+    assert commands.plan([*sweep, "budget.hours=1000", "sweep_budget.hours=0.001"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("would not do") == 1 and "sweep_budget.hours=0.001 would not do" in out
+    assert " on the disk, and " in out and " more while a training runs" in out
 
 
 def test_wrong_settings_are_named() -> None:

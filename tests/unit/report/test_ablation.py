@@ -99,6 +99,18 @@ def test_runs_that_differ_in_seeds_alone_are_one_arm_and_arms_are_named_by_what_
     assert all(len(one.runs) == 2 for one in found.arms)
 
 
+def test_an_arm_with_few_principles_is_named_by_those_that_it_has_in_the_order_of_the_set(tmp_path: Path):
+    def without_all_but(*names: str) -> list[str]:
+        return [rule for rule in RULES if rule not in names]
+
+    folders = [arm(tmp_path / f"run-{place}", drop=without_all_but(*names))
+               for place, names in enumerate(((), ("helpful",), ("ethical",), ("candor", "ethical")))]  # fmt: skip
+    found = compare(load_runs(folders))
+    assert found is not None
+    assert [one.label for one in found.arms] == ["only ethical", "only ethical, candor", "only helpful"]
+    assert "The control is run-0 (no principle)." in method(found)
+
+
 def test_the_control_does_not_depend_on_the_order_of_runs_unless_it_is_told(sweep: list[Run]):
     backwards = compare(sweep[::-1])
     assert backwards is not None and {run.run_id for run in backwards.control.runs.values()} == {"all-0", "all-1"}
@@ -473,7 +485,8 @@ def test_the_command_takes_a_control(sweep: list[Run], tmp_path: Path, capsys: p
     names = [run.run_id for run in one_seed(sweep)]
     out = tmp_path / "page.html"
     assert report([*names, "--runs", str(tmp_path), "--control", "helpful-0", "--out", str(out)]) == 0
-    assert "The control is helpful-0." in capsys.readouterr().out and "The control is helpful-0." in out.read_text()
+    said = "The control is helpful-0 (without helpful)."
+    assert said in capsys.readouterr().out and said in out.read_text()
 
 
 def test_the_export_has_every_contrast_in_full_precision_and_every_refusal_with_its_reason(sweep: list[Run]):
