@@ -158,10 +158,10 @@ def method(comparison: Comparison) -> str:
         return ""
     runs = ", ".join(run.run_id for run in comparison.control.runs.values())
     first = next(iter(comparison.control.runs.values()))
-    seeds = max(one.seeds for one in found)
+    items, seeds = ([getattr(one, name) for one in found] for name in ("items", "seeds"))
     return (
-        f"The control is {runs} ({told(first.config)}). Every arm is paired with it by item and seed: "
-        f"{_spread([one.items for one in found])} items, {_spread([one.seeds for one in found])} {'seed' if seeds == 1 else 'seeds'}. "
+        f"The control is {runs} ({told(first.config)}). Every arm is paired with it by item and seed: {_spread(items)} items, "
+        f"{_spread(seeds)} {'seed' if max(seeds) == 1 else 'seeds'}. "
         + _tests(found, max(len(family.contrasts) for family in comparison.families))
         + _leading_told(comparison)
     )

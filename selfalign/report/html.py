@@ -39,6 +39,7 @@ from selfalign.report import (
     verdicts,
 )
 from selfalign.report.adherence import assessed
+from selfalign.report.arms import arms
 from selfalign.report.design import designed
 from selfalign.report.drawings import Drawing
 from selfalign.report.judged import judged
@@ -130,6 +131,7 @@ def render(runs: Sequence[Run], *, control: str = "") -> str:
             meta=meta(__version__, [run.run_id for run in runs], control),
             title=runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs of {_group(runs)}",
             runs=runs,
+            labels=_labels(runs, control),
             views=views,
             columns=columns,
             with_tax="engraved" in columns and "cloned" in columns,
@@ -216,6 +218,18 @@ def seconds(value: float) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes_left = divmod(minutes, 60)
     return f"{hours} h {minutes_left:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _labels(runs: Sequence[Run], control: str) -> dict[str, str]:
+    """Run id -> the arm that it is of, with its seed where arms have several; empty where all runs are one arm."""
+    found, _ = arms(runs, control)
+    several = any(len(arm.runs) > 1 for arm in found)
+    named = {
+        run.run_id: arm.label + (f", seed {run.config.get('seed')}" if several else "")
+        for arm in found
+        for run in arm.runs.values()
+    }
+    return {run.run_id: named.get(run.run_id, "") for run in runs} if len(found) > 1 else {}
 
 
 def _group(runs: Sequence[Run]) -> str:

@@ -26,6 +26,7 @@ from selfalign.report.export import effects_csv
 from selfalign.report.figures import Effect, forest
 from selfalign.report.html import render
 from selfalign.report.model import Run
+from selfalign.report.page import tables as page_tables
 from selfalign.report.scores import change, is_paired, lines
 from selfalign.report.tax import verbose_tax
 from selfalign.report.terminal import plain_text
@@ -431,6 +432,14 @@ def test_the_page_shows_a_line_an_arm_with_its_interval_and_how_it_was_computed(
     assert row and "effect-down" in section and "−0.250" in section
     assert "item-000" in section or "item-001" in section, "lost items are named in the tooltip"
     assert "base, all arms: the same result as the control" in section
+
+
+def test_the_list_of_runs_says_which_arm_each_is_of(sweep: list[Run]):
+    (listed, *_) = page_tables(render(sweep))
+    shown = {row[0].text: row[listed.head.index("arm")].text for row in listed.rows}
+    assert shown["all-0"] == "control, seed 0" and shown["candor-1"] == "without candor, seed 1"
+    (listed, *_) = page_tables(render(one_seed(sweep)))
+    assert "without candor" in [row[listed.head.index("arm")].text for row in listed.rows]
 
 
 def test_a_report_of_one_run_has_its_tax_with_an_interval_and_no_effects(sweep: list[Run]):
