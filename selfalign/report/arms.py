@@ -144,9 +144,15 @@ def _label(control: Any, own: Any, run: Run) -> str:
     ]
     if not shown or len(shown) > LONGEST_LABEL:
         return run.run_id
-    return ", ".join(
-        told(run.config) if key == "principles.drop" and new else f"{key}={_shown(new)}" for key, new in shown
-    )
+    return ", ".join(_named(run, key, new) for key, new in shown)
+
+
+def _named(run: Run, key: str, value: Any) -> str:
+    if key == "principles.drop" and value:
+        return told(run.config)
+    if key == "exemplars.drop" and value:
+        return f"without exemplar {', '.join(map(str, value))}"
+    return f"{key}={_shown(value)}"
 
 
 def _shown(value: Any) -> str:

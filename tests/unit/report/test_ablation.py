@@ -112,6 +112,14 @@ def test_an_arm_with_few_principles_is_named_by_those_that_it_has_in_the_order_o
     assert "The control is run-0 (no principle)." in method(found)
 
 
+def test_an_arm_without_an_exemplar_is_named_by_it(tmp_path: Path):
+    runs = load_runs([arm(tmp_path / name, drop=[]) for name in ("all", "less")])
+    runs[1].config["exemplars"]["drop"] = ["harm"]
+    found = compare(runs)
+    assert found is not None and [one.label for one in found.arms] == ["without exemplar harm"]
+    assert {one.subject for one in found.leading} == {"engraved"}
+
+
 def test_the_control_does_not_depend_on_the_order_of_runs_unless_it_is_told(sweep: list[Run]):
     backwards = compare(sweep[::-1])
     assert backwards is not None and {run.run_id for run in backwards.control.runs.values()} == {"all-0", "all-1"}
