@@ -103,14 +103,15 @@ class Comparison:
     families: tuple[Family, ...]
     notes: tuple[str, ...]
     """Runs that are in no arm, and why."""
+    first_read: str
+    """The model to read first (`arms.leading_subject`); empty for the last of each metric."""
 
     @property
     def leading(self) -> tuple[Family, ...]:
-        """Of each metric the family to read first: of the model of `arms.leading_subject`, else of the last that was compared."""
-        first = leading_subject([self.control, *self.arms])
+        """Of each metric the family to read first: of the model `first_read`, else of the last that was compared."""
         found: dict[str, Family] = {}
         for one in (one for one in self.families if one.contrasts):
-            if one.name not in found or found[one.name].subject != first:
+            if one.name not in found or found[one.name].subject != self.first_read:
                 found[one.name] = one
         return tuple(found.values())
 
@@ -134,7 +135,7 @@ def compare(runs: Sequence[Run], control: str = "") -> Comparison | None:
         family(key, subject, [_against(first, arm, key, subject) for arm in others])
         for key, subject in compared_keys(found)
     ]
-    return Comparison(first, tuple(others), tuple(families), tuple(notes))
+    return Comparison(first, tuple(others), tuple(families), tuple(notes), leading_subject(found))
 
 
 def compared_keys(found_arms: Sequence[Arm]) -> list[tuple[Key, str]]:

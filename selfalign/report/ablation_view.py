@@ -15,7 +15,7 @@ from markupsafe import Markup
 from selfalign import statistics as stats
 from selfalign.report import figures
 from selfalign.report.ablation import ALPHA, POWER, Comparison, Contrast, Family
-from selfalign.report.arms import leading_subject, told
+from selfalign.report.arms import told
 from selfalign.report.scores import ABSENT, number
 from selfalign.report.tax import Lengths, Tax
 
@@ -169,7 +169,7 @@ def method(comparison: Comparison) -> str:
 
 def _leading_told(comparison: Comparison) -> str:
     """Which models are shown first, and why."""
-    first = leading_subject([comparison.control, *comparison.arms])
+    first = comparison.first_read
     if not first or all(one.subject != first for one in comparison.leading):
         return ""
     return (

@@ -48,11 +48,12 @@ def matrices(comparison: Comparison) -> list[Matrix]:
     one metric."""
     found = []
     arms = tuple(arm.label for arm in comparison.arms)
+    leading = comparison.leading
     shares = [one for one in comparison.families if one.contrasts and is_share(one.key)]
     for subject in dict.fromkeys(one.subject for one in shares):
         families = tuple(one for one in shares if one.subject == subject)
         if len(arms) > 1 and len(families) > 1:
-            is_leading = 2 * sum(one in comparison.leading for one in families) > len(families)
+            is_leading = 2 * sum(one in leading for one in families) > len(families)
             found.append(Matrix(subject, families, arms, _adjusted(families), is_leading))
     return found
 
