@@ -4,6 +4,7 @@ A header is the comment at the top of a file in `experiments/` or `sweeps/`. Its
 and any number of `# Test:` are read, each with the unlabelled lines that go on with it:
 
     # Test: cloned < engraved on truthfulqa_mc, hhh_alignment/ab_swap
+    # Test: cloned = engraved on adherence within 0.05
 
 A run writes down the claims that it was begun under, so that a report holds it to what was claimed before there were results.
 """
@@ -21,23 +22,27 @@ GROUPS = ("experiments", "sweeps")
 SIDES = ("base", "prompted", "engraved", "cloned", "arm", "control")
 """What a test can compare: two models of the same run, or the arms of a sweep with their control."""
 _LABEL = re.compile(r"^(Claim|Question|Expected|Test|Run|Sources|Source|Not the same):\s*(.*)$")
-_TEST = re.compile(r"^(\w+) ([<>]) (\w+) on (.+)$")
+LESS, GREATER, EQUAL = "<", ">", "="
+_TEST = re.compile(r"^(\w+) ([<>=]) (\w+) on (.+?)(?: within (0?\.\d+))?$")
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """A difference with a direction."""
+    """A difference with a direction, or that there is none to speak of."""
 
     left: str
-    is_less: bool
-    """Whether `left` is claimed to be below `right`, and not above."""
+    relation: str
+    """LESS, GREATER, or EQUAL to within the margin."""
     right: str
     places: tuple[str, ...]
     """`task`, which means every protocol of it, or `task/protocol`."""
+    margin: float = 0.0
+    """Of EQUAL: the largest difference that does not matter, as a share (0..1); 0 for the others."""
 
     def __str__(self) -> str:
         """As it stands in the header, without the places."""
-        return f"{self.left} {'<' if self.is_less else '>'} {self.right}"
+        within = f" within {self.margin:g}" if self.margin else ""
+        return f"{self.left} {self.relation} {self.right}{within}"
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,16 @@ def _test(file: str, said: str) -> Expectation:
         found is None
         or not {found[1], found[3]} <= set(SIDES)
         or ("arm" in found.groups()) != ("control" in found.groups())
+        or (found[2] == EQUAL) != bool(found[5])
     ):
         raise ConfigError(
             [
-                f"{file}: expected a test as `left < right on task, task/protocol`, found '{said}'; allowed sides are two of "
-                f"{', '.join(SIDES[:4])}, or arm and control; repair the header"
+                f"{file}: expected a test as `left < right on task, task/protocol` or `left = right on task within 0.05`, found "
+                f"'{said}'; allowed sides are two of {', '.join(SIDES[:4])}, or arm and control; repair the header"
             ]
         )
-    return Expectation(found[1], found[2] == "<", found[3], tuple(place.strip() for place in found[4].split(",")))
+    places = tuple(place.strip() for place in found[4].split(","))
+    return Expectation(found[1], found[2], found[3], places, float(found[5] or 0))
 
 
 def claims(stored: Sequence[object]) -> list[Claim]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from selfalign import statistics as stats
 from selfalign.errors import DataError, did_you_mean
@@ -61,6 +64,8 @@ class Contrast:
     """Minimum detectable effect at power POWER and level ALPHA / arms of the metric; 0 where no item differs."""
     flips: stats.Flips | None
     """Items gained, lost and kept; None where an outcome is not right or wrong."""
+    by_item: NDArray[np.float64] = field(compare=False, repr=False)
+    """(items,): the differences, each the mean over seeds."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,7 @@ def contrast(label: str, pairs: stats.Pairs, *, is_exam: bool) -> Contrast:
         adjusted_of_seeds=of_seeds.p if of_seeds else None,
         detectable=stats.minimum_detectable_effect(discordance, found.size, alpha=ALPHA, power=POWER),
         flips=stats.flips(pairs) if is_exam else None,
+        by_item=found,
     )
 
 

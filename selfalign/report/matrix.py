@@ -6,7 +6,7 @@ questions, and is told here what is left after a correction over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from selfalign import statistics as stats
@@ -31,6 +31,8 @@ class Matrix:
     """Rows."""
     adjusted: Mapping[tuple[str, str], float]
     """(arm, name of the family) -> p after Holm over all cells; a comparison that was not made has none."""
+    discovered: Mapping[tuple[str, str], float]
+    """(arm, name of the family) -> p after Benjamini and Hochberg over all cells: below it, the expected share of false ones."""
     is_leading: bool
     """Whether most of its columns are what their metrics are read on first."""
 
@@ -54,13 +56,16 @@ def matrices(comparison: Comparison) -> list[Matrix]:
         families = tuple(one for one in shares if one.subject == subject)
         if len(arms) > 1 and len(families) > 1:
             is_leading = 2 * sum(one in leading for one in families) > len(families)
-            found.append(Matrix(subject, families, arms, _adjusted(families), is_leading))
+            holm, discovered = (_adjusted(families, by) for by in (stats.holm, stats.benjamini_hochberg))
+            found.append(Matrix(subject, families, arms, holm, discovered, is_leading))
     return found
 
 
-def _adjusted(families: Sequence[Family]) -> dict[tuple[str, str], float]:
+def _adjusted(
+    families: Sequence[Family], correction: Callable[[Sequence[float]], Iterable[float]]
+) -> dict[tuple[str, str], float]:
     tested = [(one.arm, family.name, one.test.p) for family in families for one in family.contrasts]
-    adjusted = stats.holm([p for _, _, p in tested])
+    adjusted = correction([p for _, _, p in tested])
     return {(arm, name): float(p) for (arm, name, _), p in zip(tested, adjusted, strict=True)}
 
 
@@ -85,8 +90,9 @@ def method(found: Sequence[Matrix]) -> str:
     return (
         "Difference of each arm (row) from the control on each metric (column) of one model. "
         f"*: p below {ALPHA:g} after Holm over all comparisons of the table (up to {cells:,}): what is left for a reader who "
-        "looks for anything that stands out. The tables of single metrics correct over their arms alone, and have intervals and "
-        "items."
+        "looks for anything that stands out. "
+        f"°: below it after Benjamini and Hochberg alone, of which one in {1 / ALPHA:.0f} is expected to be chance. The tables "
+        "of single metrics correct over their arms alone, and have intervals and items."
     )
 
 
@@ -124,7 +130,8 @@ def _cell(matrix: Matrix, arm: str, family: Family) -> tuple[Cell, str]:
     p = matrix.adjusted[arm, family.name]
     flips = f"; lost {len(one.flips.lost)}, gained {len(one.flips.gained)} of {one.items:,}" if one.flips else ""
     detail = f"{arm}, {column(family.key)}: p {p_text(one.test.p)}, over the table {p_text(p)}{flips}"
-    return shaded(one.difference.value, "*" if matrix.is_shown(arm, family) else "", detail)
+    is_discovered = matrix.discovered[arm, family.name] < ALPHA
+    return shaded(one.difference.value, "*" if matrix.is_shown(arm, family) else "°" if is_discovered else "", detail)
 
 
 def shaded(value: float, mark: str, detail: str) -> tuple[Cell, str]:

@@ -9,10 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from selfalign import statistics as stats
-from selfalign.claims import Claim, Expectation, claims
+from selfalign.claims import EQUAL, LESS, Claim, Expectation, claims
 from selfalign.evaluation.protocols import EXAMS
 from selfalign.evaluation.scores import EVERY, ORACLE, Key
-from selfalign.report.ablation import ALPHA, POWER, Comparison, Contrast, Refusal, side_by_side, values
+from selfalign.report.ablation import ALPHA, POWER, REACH, Comparison, Contrast, Refusal, side_by_side, values
 from selfalign.report.ablation_view import Cell, Table, interval_text, p_text
 from selfalign.report.arms import Arm, arms
 from selfalign.report.model import Run, sweep_of
@@ -20,6 +20,10 @@ from selfalign.report.scores import ABSENT, number
 from selfalign.report.sheet import Sheet
 
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
+EQUAL_TOLD = (
+    " Sameness to within a margin: supported where two one-sided t tests over items, corrected with the others, shut out every "
+    "larger difference; contradicted where the interval lies beyond the margin."
+)
 TOLD = ("claimed", "verdict", "where", "arm", "difference", "95 % interval", "p, Holm", "file")
 """Headings on the terminal; the page has more."""
 
@@ -44,9 +48,23 @@ class Verdict:
         """One word for it."""
         if isinstance(self.found, Refusal):
             return UNTESTED
+        if self.test.relation == EQUAL:
+            beyond = max(self.found.difference.low, -self.found.difference.high) > self.test.margin
+            return SUPPORTED if self.adjusted < ALPHA else CONTRADICTED if beyond else UNDECIDED
         if self.adjusted >= ALPHA:
             return UNDECIDED
-        return SUPPORTED if (self.found.difference.value < 0) == self.test.is_less else CONTRADICTED
+        return SUPPORTED if (self.found.difference.value < 0) == (self.test.relation == LESS) else CONTRADICTED
+
+    @property
+    def p(self) -> float:
+        """Of the test of the claim: for a difference the paired one, for sameness two one-sided ones; 1 where there was none."""
+        if isinstance(self.found, Refusal):
+            return 1.0
+        if self.test.relation != EQUAL:
+            return self.found.test.p
+        if self.found.items < 2:
+            return 1.0
+        return stats.equivalence(self.found.by_item, self.test.margin, reach=REACH).p
 
     @property
     def said(self) -> str:
@@ -120,8 +138,8 @@ def _turned(one: Contrast, is_turned: bool) -> Contrast:
 
 
 def _adjusted(found: Sequence[Verdict]) -> list[Verdict]:
-    tested = [one.found for one in found if isinstance(one.found, Contrast)]
-    adjusted = iter(stats.holm([one.test.p for one in tested]))
+    tested = [one for one in found if isinstance(one.found, Contrast)]
+    adjusted = iter(stats.holm([one.p for one in tested]))
     level = ALPHA / max(1, len(tested))
     return [
         one
@@ -171,7 +189,7 @@ def _about(found: Sequence[Verdict]) -> str:
     return (
         f"Each claimed difference beside the paired one, {tests} {'test' if tests == 1 else 'tests'} in all, corrected together by "
         f"Holm. Supported or contradicted: the corrected p is below {ALPHA:g} and the sign is the claimed one, or the other."
-    )
+    ) + (EQUAL_TOLD if any(one.test.relation == EQUAL for one in found) else "")
 
 
 def _cells(one: Verdict) -> tuple[Cell, ...]:

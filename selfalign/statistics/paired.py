@@ -230,12 +230,13 @@ class Equivalence:
     margin: float
 
 
-def equivalence(differences: ArrayLike, margin: float, *, alpha: float = 0.05) -> Equivalence:
+def equivalence(differences: ArrayLike, margin: float, *, alpha: float = 0.05, reach: float = 0.0) -> Equivalence:
     """Whether two arms are the same to within `margin` (> 0, in the unit of the outcomes): paired two one-sided t tests
     (Schuirmann 1987; for paired samples Lakens 2017).
 
-    A large p of an ordinary test is no evidence for sameness; a small p here is. Units are assumed independent and their
-    mean about normal. Raises DataError for fewer than two units, a margin that is not above 0, or alpha outside (0, 0.5).
+    A large p of an ordinary test is no evidence for sameness; a small p here is. `reach` is as in `bootstrap`: without one, a few
+    items of which none changed would prove that none ever will. Units are assumed independent and their mean about normal.
+    Raises DataError for fewer than two units, a margin that is not above 0, or alpha outside (0, 0.5).
     """
     found = _vector(differences, least=2)
     if not margin > 0 or not 0 < alpha < 0.5:
@@ -243,8 +244,9 @@ def equivalence(differences: ArrayLike, margin: float, *, alpha: float = 0.05) -
             f"expected a margin and a level, found margin {margin!r} and alpha {alpha!r}; allowed are margin > 0 and 0 < alpha "
             "< 0.5; give the largest difference that does not matter to you as the margin"
         )
-    value, freedom = float(found.mean()), found.size - 1
-    error = float(found.std(ddof=1)) / math.sqrt(found.size)
+    seen = np.append(found, (-reach, reach)) if reach else found
+    value, freedom = float(found.mean()), seen.size - 1
+    error = float(seen.std(ddof=1)) / math.sqrt(seen.size)
     half = float(special.stdtrit(freedom, 1 - alpha)) * error
     inside = margin - abs(value)
     # The larger of the two p-values belongs to the nearer bound.

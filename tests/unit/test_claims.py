@@ -24,17 +24,28 @@ def test_a_header_is_read_with_the_lines_that_go_on_and_no_further():
     one = read("experiments/x", header(HEADER))
     assert one == Claim(
         "experiments/x", "Claim", "engraving helps, and cloning costs.", "more, then less.",
-        (Expectation("engraved", False, "base", ("calf_truth/mc1",)), Expectation("cloned", True, "engraved", ("calf_truth",))),
+        (Expectation("engraved", ">", "base", ("calf_truth/mc1",)), Expectation("cloned", "<", "engraved", ("calf_truth",))),
     )  # fmt: skip
     assert read("experiments/y", header("# nothing is claimed here\nname: y")) is None
 
 
 @pytest.mark.parametrize(
-    "said", ["engraved = base on x", "engraved > bass on x", "engraved > base", "arm < engraved on x"]
+    "said",
+    [
+        *("engraved = base on x", "engraved > bass on x", "engraved > base", "arm < engraved on x"),
+        *("engraved = base on x within 5", "engraved > base on x within 0.05", "engraved = base within 0.05"),
+    ],
 )
 def test_a_test_that_cannot_be_understood_is_refused_with_what_is_allowed(said: str):
     with pytest.raises(ConfigError, match="left < right on task"):
         read("experiments/x", f"Claim: a\nTest: {said}")
+
+
+def test_sameness_is_claimed_with_a_margin():
+    one = read("experiments/x", "Claim: a\nTest: cloned = engraved on adherence, calf_hhh within 0.05")
+    assert one is not None
+    assert one.tests == (Expectation("cloned", "=", "engraved", ("adherence", "calf_hhh"), 0.05),)
+    assert str(one.tests[0]) == "cloned = engraved within 0.05"
 
 
 def test_a_command_line_names_the_headers_that_a_run_is_held_to():

@@ -145,6 +145,20 @@ def test_the_table_of_all_effects_corrects_over_all_of_its_cells(sweep: Path) ->
     assert "up to 20" in method([engraved, cloned])
 
 
+def test_what_the_weaker_correction_alone_leaves_has_a_mark_of_its_own(sweep: Path) -> None:
+    comparison = compare(load_runs([sweep]))
+    assert comparison is not None
+    for one, view in zip(matrices(comparison), views(matrices(comparison)), strict=True):
+        for (arm, name), q in one.discovered.items():
+            assert q <= one.adjusted[arm, name], "Benjamini and Hochberg never ask for more than Holm"
+        texts = {(arm, one.families[place].name): cell.text
+                 for arm, cells in view.rows for place, (cell, _) in enumerate(cells)}  # fmt: skip
+        for place, text in texts.items():
+            is_holm, is_either = one.adjusted.get(place, 1) < 0.05, one.discovered.get(place, 1) < 0.05
+            assert text.endswith("*") == is_holm and text.endswith("°") == (is_either and not is_holm)
+    assert "Benjamini and Hochberg" in method(matrices(comparison))
+
+
 def test_the_table_marks_what_is_left_after_the_correction(sweep: Path) -> None:
     comparison = compare(load_runs([sweep]))
     assert comparison is not None

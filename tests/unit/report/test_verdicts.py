@@ -74,6 +74,21 @@ def test_a_difference_is_supported_contradicted_or_undecided_by_its_sign_and_its
     assert {one.verdict for one in other.values()} == {CONTRADICTED}
 
 
+def test_sameness_is_supported_only_where_every_larger_difference_is_shut_out(tmp_path: Path):
+    def verdict(name: str, cloned: int, margin: str) -> Verdict:
+        text = HEADER.replace("cloned < engraved on calf_truth", f"cloned = engraved on calf_truth within {margin}")
+        found = judged(claiming(tmp_path / name, text, wrong={"base": 20, "engraved": 4, "cloned": cloned}))
+        return found[f"cloned = engraved within {float(margin):g}"]
+
+    assert verdict("same", 4, "0.15").verdict == SUPPORTED
+    assert verdict("few", 4, "0.04").verdict == UNDECIDED, "40 items that agree do not prove that 41 would"
+    assert verdict("other", 24, "0.15").verdict == CONTRADICTED
+    near = verdict("near", 8, "0.12")
+    assert near.verdict == UNDECIDED and "two one-sided" in render(load_runs([tmp_path / "near"]))
+    both = [verdict("one", 4, "0.15"), verdict("two", 5, "0.15")]
+    assert both[0].p < both[1].p, "a difference within the margin makes sameness less sure"
+
+
 def test_all_tests_of_a_report_are_corrected_together(tmp_path: Path):
     # Six items lost: p is 0.03 alone, and 0.06 beside a second test that is as weak.
     found = judged(claiming(tmp_path / "a", wrong={"base": 6, "engraved": 0, "cloned": 6}))

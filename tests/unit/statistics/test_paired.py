@@ -288,6 +288,13 @@ def test_equivalence_is_the_larger_of_two_one_sided_t_tests(shift: float) -> Non
     assert (found.p < 0.05) == inside
 
 
+def test_equivalence_with_a_reach_is_not_proven_by_a_few_items_that_agree() -> None:
+    few, many = np.zeros(5), np.zeros(500)
+    assert equivalence(few, 0.05).p == 0.0, "what has no spread is all there is"
+    assert equivalence(few, 0.05, reach=1.0).p > 0.3
+    assert equivalence(many, 0.05, reach=1.0).p < 0.001
+
+
 def test_equivalence_without_any_spread_is_a_comparison_with_the_margin() -> None:
     assert equivalence(np.full(5, 0.1), 0.2).p == 0.0 and equivalence(np.full(5, 0.2), 0.1).p == 1.0
 
