@@ -116,6 +116,8 @@ def _item_differences(left: tuple[Line, str], right: tuple[Line, str]) -> list[f
 def number(value: float, *, signed: bool = False, digits: int | None = None) -> str:
     """Three decimals below ten, one above, or as many as asked for; a minus sign as wide as a plus."""
     digits = _digits(value) if digits is None else digits
+    # What is left of a mean over seeds that is 0 is not below it.
+    value = 0.0 if abs(value) < 1e-12 else value
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return text.replace("-", "−")
 
