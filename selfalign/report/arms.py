@@ -58,9 +58,9 @@ def arms(runs: Sequence[Run], control: str = "") -> tuple[list[Arm], list[str]]:
     settings_of = {id(members): settings[key] for key, members in grouped.items()}
     if not found:
         return [], notes
-    told = [members for members in found if control and any(run.run_id == control for run in members.values())]
+    asked = [members for members in found if control and any(run.run_id == control for run in members.values())]
     whole = [members for members in found if not dropped(_first(members).config)]
-    first = (told or whole or found)[0]
+    first = (asked or whole or found)[0]
     names: list[str] = []
     others = sorted((members for members in found if members is not first), key=lambda one: _rank(_first(one).config))
     for members in others:

@@ -133,7 +133,7 @@ def designed(runs: Sequence[Run]) -> Designed | None:
     if not analyses and not failed:
         return None
     has_main = any(one.kind == MAIN for one in analyses)
-    aliased = float(np.abs(stats.aliases(layout.levels)).max(initial=0.0)) if has_main else 0.0
+    aliased = round(float(np.abs(stats.aliases(layout.levels)).max(initial=0.0)), 9) if has_main else 0.0
     return Designed(layout.design, layout.group, layout.factors, len(found_arms), layout.missing, aliased, tuple(analyses),
                     (*failed, *refusals), leading_subject(found_arms))  # fmt: skip
 

@@ -7,7 +7,7 @@ and cutting all arms to their common prompts (parity) makes their data equal in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from selfalign import statistics as stats
@@ -54,11 +54,16 @@ class Selection:
         return self.adjusted < ALPHA
 
 
+Reasons = dict[str, tuple[str, dict[str, str]]]
+"""Node with answers -> its artifact, and prompt id -> why the answer was dropped; empty where it was kept."""
+
+
 def selections(comparison: Comparison) -> list[Selection]:
     """One for each stage and arm whose answers are not the control's own, in the order of the pipeline and the arms."""
     found: dict[tuple[str, str], Selection] = {}
+    control = {seed: _reasons(run) for seed, run in comparison.control.runs.items()}
     for arm in comparison.arms:
-        for one in _of_arm(comparison.control, arm):
+        for one in _of_arm(control, arm):
             old = found.get((one.node, one.arm), Selection(one.node, one.arm, 0, Counter(), Counter()))
             found[one.node, one.arm] = replace(
                 old, prompts=old.prompts + one.prompts, dropped=old.dropped + one.dropped, kept=old.kept + one.kept
@@ -69,10 +74,9 @@ def selections(comparison: Comparison) -> list[Selection]:
     return sorted(every, key=lambda one: nodes.index(one.node))
 
 
-def _of_arm(control: Arm, arm: Arm) -> Iterator[Selection]:
-    for seed in (seed for seed in control.runs if seed in arm.runs):
-        sides = [_reasons(arm.runs[seed]), _reasons(control.runs[seed])]
-        own, others = sides
+def _of_arm(control: Mapping[str, Reasons], arm: Arm) -> Iterator[Selection]:
+    for seed in (seed for seed in control if seed in arm.runs):
+        own, others = _reasons(arm.runs[seed]), control[seed]
         for node in (node for node in others if node in own):
             (artifact, after), (other, before) = own[node], others[node]
             if artifact and artifact == other:
@@ -83,9 +87,8 @@ def _of_arm(control: Arm, arm: Arm) -> Iterator[Selection]:
             yield Selection(node, arm.label, len(common), dropped, kept)
 
 
-def _reasons(run: Run) -> dict[str, tuple[str, dict[str, str]]]:
-    """Node with answers -> its artifact, and prompt id -> why the answer was dropped; empty where it was kept."""
-    found = {}
+def _reasons(run: Run) -> Reasons:
+    found: Reasons = {}
     for node in (node for node in run.nodes if node.stage != PARITY):
         rows = node.rows("responses.jsonl")
         reasons = {
