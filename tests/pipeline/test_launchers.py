@@ -1,6 +1,6 @@
-"""Hydra's launchers: what `hydra/launcher=slurm` asks of Slurm, and a sweep by submitit on this machine.
+"""Hydra's launchers: what `hydra/launcher=slurm` asks of Slurm, and a sweep by joblib, submitit and Ray, each on this machine.
 
-Skipped where the plugin (the extra `slurm`) is not installed; no Slurm is needed.
+Each is skipped where its plugin is not installed (the extras `joblib`, `slurm`, `ray_launcher`); no Slurm and no cluster are needed.
 """
 
 from __future__ import annotations
@@ -71,24 +71,22 @@ def test_a_launcher_that_is_not_installed_says_how_to_get_it(
     assert problem.startswith(f"hydra/launcher={choice}: ") and f"`pip install {package}`" in problem
 
 
+def swept(folder: Path, *overrides: str) -> str:
+    """Run five jobs by a launcher of Hydra's; returns what was printed."""
+    jsonl.write(folder / "script.jsonl", script_rows())
+    env = {**os.environ, "SELFALIGN_HOME": str(folder / "home")}
+    command = [sys.executable, "-m", "selfalign", "run", "-m", *FIVE, *overrides]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert states(folder) == ["done"] * 5
+    return done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_joblib_runs_the_jobs_of_a_sweep_side_by_side(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'selfalign[joblib]'")
-    jsonl.write(tmp_path / "script.jsonl", script_rows())
-    env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
-    command = [
-        sys.executable,
-        "-m",
-        "selfalign",
-        "run",
-        "-m",
-        *FIVE,
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert states(tmp_path) == ["done"] * 5
+    said = swept(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert all(f"[{number}/5]" in said for number in range(1, 6))
 
 
 @pytest.mark.slow
@@ -115,24 +113,13 @@ def test_jobs_side_by_side_spend_one_budget_and_a_larger_one_goes_on(tmp_path: P
 @pytest.mark.slow
 def test_ray_runs_the_jobs_of_a_sweep(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'selfalign[ray_launcher]'")
-    jsonl.write(tmp_path / "script.jsonl", script_rows())
-    env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-m", "selfalign", "run", "-m", *FIVE, "hydra/launcher=ray"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert states(tmp_path) == ["done"] * 5
-    assert "_run_job pid=" in done.stdout + done.stderr, "each job was a task of Ray's"
+    assert "_run_job pid=" in swept(tmp_path, "hydra/launcher=ray"), "each job was a task of Ray's"
 
 
 @pytest.mark.slow
 @needs_submitit
 def test_submitit_runs_the_jobs_of_a_sweep(tmp_path: Path) -> None:
-    jsonl.write(tmp_path / "script.jsonl", script_rows())
-    env = {**os.environ, "SELFALIGN_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-m", "selfalign", "run", "-m", *FIVE, "hydra/launcher=submitit_local"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert states(tmp_path) == ["done"] * 5
+    swept(tmp_path, "hydra/launcher=submitit_local")
     logs = list((tmp_path / "runs").glob("arms-sweep-*/.submitit/*/*_log.out"))
     assert len(logs) == 5, "each job was one of submitit's"
 
