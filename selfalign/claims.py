@@ -59,7 +59,10 @@ class Claim:
 
 
 def of_overrides(overrides: Iterable[str]) -> list[dict[str, object]]:
-    """The headers of the files that a command line names, as plain values: what a run or sweep writes down about itself."""
+    """The headers of the files that a command line names, as plain values: what a run or sweep writes down about itself.
+
+    Raises ConfigError for a test that cannot be understood: a report could not hold the run to it.
+    """
     found = []
     for override in overrides:
         group, _, names = override.partition("=")
@@ -70,6 +73,7 @@ def of_overrides(overrides: Iterable[str]) -> list[dict[str, object]]:
                 # A file that was there when the settings were composed and is gone since: there is nothing to hold the run to.
                 continue
             found.append({"file": f"{group}/{name}", "header": header(text)})
+            read(f"{group}/{name}", header(text))
     return [one for one in found if one["header"]]
 
 

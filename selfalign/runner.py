@@ -59,12 +59,12 @@ def execute(
     """
     if found := experiments.problems(experiment):
         raise ConfigError(found)
+    manifest = _begun(experiment, arguments, group)
     folder = run_folder(experiment)
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     stated = settings(experiment)
     (folder / "config.yaml").write_text(yaml.safe_dump(stated, sort_keys=False, allow_unicode=True), encoding="utf-8")
     run_name = experiments.run_id(experiment)
-    manifest = _begun(experiment, arguments, group)
     if (folder / "manifest.json").is_file():
         # What was reckoned before the first attempt is what all of them together are held against.
         before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

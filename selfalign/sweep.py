@@ -126,9 +126,9 @@ def sweep_folder(members: Sequence[Job]) -> Path:
 
 
 def begin(members: Sequence[Job], arguments: Sequence[str], config_dir: str = "") -> Path:
-    """Write down what a sweep is, before its first job; returns its folder."""
+    """Write down what a sweep is, before its first job; returns its folder. Raises ConfigError for a header whose tests cannot be
+    understood."""
     folder = sweep_folder(members)
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "sweep": folder.name,
         "arguments": scrub_arguments(arguments),
@@ -140,6 +140,7 @@ def begin(members: Sequence[Job], arguments: Sequence[str], config_dir: str = ""
         "sweep_budget": plain(members[0].experiment.sweep_budget),
         "jobs": [{"id": job.id, "label": job.label, "overrides": scrub_arguments(job.overrides)} for job in members],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder.parent, folder.name):
         jsonl.write_json(folder / SWEEP, content)
     write_states(folder, members)

@@ -1,6 +1,6 @@
 """Hydra's launchers: what `hydra/launcher=slurm` asks of Slurm, and a sweep by joblib, submitit and Ray, each on this machine.
 
-Each is skipped where its plugin is not installed (the extras `joblib`, `slurm`, `ray_launcher`); no Slurm and no cluster are needed.
+Each is skipped where its plugin is not installed (the extras `joblib`, `slurm`, `ray_launcher`); they need no Slurm and no cluster.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from selfalign import groups, runner
 from selfalign.claims import Claim, Expectation, header, of_overrides, read
 from selfalign.errors import ConfigError
 
@@ -46,6 +49,21 @@ def test_sameness_is_claimed_with_a_margin():
     assert one is not None
     assert one.tests == (Expectation("cloned", "=", "engraved", ("adherence", "calf_hhh"), 0.05),)
     assert str(one.tests[0]) == "cloned = engraved within 0.05"
+
+
+def test_a_header_that_cannot_be_held_to_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    text = "# @package _global_\n# Claim: a\n# Test: cloned = engraved on adherence\nname: mine\n"
+    (tmp_path / "experiments" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="experiments/mine: expected a test"):
+        of_overrides(["experiments=mine"])
+    groups.register()
+    with pytest.raises(ConfigError, match="experiments/mine: expected a test"):
+        runner.execute(groups.compose(["experiments=mine", "tracking=none"]), arguments=["experiments=mine"])
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "store").exists()
 
 
 def test_a_command_line_names_the_headers_that_a_run_is_held_to():
