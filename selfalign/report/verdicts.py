@@ -147,9 +147,10 @@ def _adjusted(found: Sequence[Verdict]) -> list[Verdict]:
         else replace(
             one,
             adjusted=float(next(adjusted)),
-            detectable=stats.minimum_detectable_effect(
-                one.found.discordance, one.found.items, alpha=level, power=POWER
-            ),
+            # Of sameness it is the margin that says what would have been seen.
+            detectable=0.0
+            if one.test.relation == EQUAL
+            else stats.minimum_detectable_effect(one.found.discordance, one.found.items, alpha=level, power=POWER),
         )
         for one in found
     ]

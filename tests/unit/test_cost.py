@@ -11,6 +11,7 @@ import pytest
 from selfalign import commands, cost, disk, experiment, groups, jsonl
 from selfalign.artifacts import Artifact
 from selfalign.cost import Cost, Measured, PlanSettings
+from selfalign.engines.model import ModelSettings
 from selfalign.engines.scripted import ScriptedEngine, ScriptedSettings
 from selfalign.errors import ConfigError
 from selfalign.experiment import Experiment
@@ -113,6 +114,12 @@ def test_an_adapter_is_reckoned_to_the_number_where_the_weights_are_there() -> N
     built = sum(each.numel() for name, each in model.named_parameters() if "lora_" in name)
     assert cost.adapter_parameters_of(one.plan, one.model)(training) == built > 0
     assert len(weight_shapes(model_folder(one.model))) > 10
+
+
+def test_a_model_that_is_not_here_is_reckoned_by_its_size_or_not_at_all() -> None:
+    gone = ModelSettings(path="nobody/has-this-model")
+    assert cost.adapter_parameters_of(PlanSettings(), gone)(Training()) == 0
+    assert cost.adapter_parameters_of(PlanSettings(parameters=7e9), gone)(Training()) > 1e7
 
 
 @pytest.mark.parametrize(("parameters", "published"), [(6.74e9, 16.8e6), (65.3e9, 83.9e6)])
