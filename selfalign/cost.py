@@ -177,8 +177,8 @@ def parameters_of(settings: PlanSettings, model: ModelSettings) -> float:
 
 
 def adapter_parameters_of(settings: PlanSettings, model: ModelSettings) -> Callable[[Training], float]:
-    """How many numbers a training's adapter of this base model has: by its weights, else by `plan.parameters`; 0 for a model of which
-    neither is known, such as a served one."""
+    """How many numbers a training's adapter of this base model has: by its weights, else by `plan.parameters`; 0 for a model of
+    which neither is known, such as a served one."""
     try:
         shapes = weight_shapes(model_folder(model, weights=False)) if model.path else {}
     except ConfigError:
